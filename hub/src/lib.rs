@@ -1,1 +1,11 @@
+//! The Volume Hub: which volume is where, and under which epoch.
+//!
+//! The truth is in the store: records name their owners, and nodes write them. The hub hears nodes, decides which of
+//! them should take a volume, and asks. It can be lost with its disk, and no two hubs can harm a volume.
 
+pub mod error;
+pub mod flight;
+pub mod liveness;
+pub mod nodes;
+pub mod placement;
+pub mod state;

@@ -1,0 +1,413 @@
+//! The hub's memory: one SQLite file, one thread that owns it, and a short queue in front.
+//!
+//! Nothing in it is the only copy: nodes say who they are when they dial in, records and sessions are in the store, and
+//! an intent is found again from the request's name. A file of another store, or an older schema, is emptied.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::{mpsc, oneshot};
+use types::{NodeName, RequestId, SessionId, StoreId, Timestamp, VolumeId};
+
+use crate::error::Error;
+
+/// Enough for every handler of a busy hub to have one waiting; a full queue makes callers wait, not memory grow.
+const QUEUE: usize = 64;
+
+/// Raised when the tables change; what an older hub wrote is dropped and learned again.
+const SCHEMA: i64 = 1;
+
+/// How long a retry of a create is steered to the node that was chosen first.
+const INTENT_SECONDS: i64 = 24 * 3600;
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// Handle to the thread that owns the database. Clones share it; it ends with the last of them.
+#[derive(Debug, Clone)]
+pub struct State {
+    jobs: mpsc::Sender<Job>,
+}
+
+/// A node as it last introduced itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownNode {
+    /// Its name.
+    pub node: NodeName,
+    /// Its last session.
+    pub session: SessionId,
+    /// Where it was dialed.
+    pub address: String,
+    /// Its zone, or empty.
+    pub zone: String,
+    /// Its build.
+    pub version: String,
+    /// When it was last heard.
+    pub heard: Timestamp,
+}
+
+/// What a create set out to do, kept so that a retry goes the same way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// The caller's name for it.
+    pub request: RequestId,
+    /// What it makes.
+    pub volume: VolumeId,
+    /// The node that was asked to make it.
+    pub node: NodeName,
+    /// The origin, as `<volume>@<version>`; nothing for an empty volume.
+    pub origin: Option<String>,
+    /// When.
+    pub created: Timestamp,
+}
+
+/// A record as it was last read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedRecord {
+    /// Whose.
+    pub volume: VolumeId,
+    /// The etag under which it was read.
+    pub etag: String,
+    /// The name people gave it, or empty.
+    pub name: String,
+    /// The record itself.
+    pub json: String,
+}
+
+impl State {
+    /// Opens the file, or makes it. Blocks: call it before the runtime has work.
+    ///
+    /// # Errors
+    /// Another hub holds it, or it cannot be read or written.
+    pub fn open(path: &Path, store: StoreId) -> Result<Self, Error> {
+        let state_error = |source| Error::StateFile { path: path.to_owned(), source };
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent)
+                .map_err(|source| Error::StateDirectory { path: parent.to_owned(), source })?;
+        }
+        let lock = lock(path)?;
+        let mut connection = Connection::open(path).map_err(state_error)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(state_error)?;
+        // A commit that the machine's crash takes back costs a look at the store, not a volume.
+        connection.pragma_update(None, "synchronous", "NORMAL").map_err(state_error)?;
+        prepare(&mut connection, store).map_err(state_error)?;
+        Ok(Self::spawn(connection, Some(lock)))
+    }
+
+    /// Keeps everything in memory, for tests.
+    ///
+    /// # Errors
+    /// SQLite is broken.
+    pub fn memory(store: StoreId) -> Result<Self, Error> {
+        let mut connection = Connection::open_in_memory().map_err(Error::State)?;
+        prepare(&mut connection, store).map_err(Error::State)?;
+        Ok(Self::spawn(connection, None))
+    }
+
+    fn spawn(mut connection: Connection, lock: Option<std::fs::File>) -> Self {
+        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        std::thread::Builder::new()
+            .name("hub-state".to_owned())
+            .spawn(move || {
+                while let Some(job) = queue.blocking_recv() {
+                    job(&mut connection);
+                }
+                drop(connection);
+                drop(lock);
+            })
+            .expect("a thread can be made at start");
+        Self { jobs }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            // The asker may have gone; the job is done all the same.
+            drop(answer.send(job(connection)));
+        });
+        self.jobs.send(job).await.map_err(|_| Error::ShuttingDown)?;
+        answered.await.map_err(|_| Error::ShuttingDown)?.map_err(Error::State)
+    }
+
+    /// Remembers a node as it introduced itself, in place of what was known under its name.
+    pub async fn put_node(&self, node: KnownNode) -> Result<(), Error> {
+        self.run(move |db| {
+            db.execute(
+                "INSERT OR REPLACE INTO nodes (node, session, address, zone, version, heard) VALUES (?, ?, ?, ?, ?, ?)",
+                params![
+                    node.node.as_str(),
+                    node.session.to_string(),
+                    node.address,
+                    node.zone,
+                    node.version,
+                    node.heard.0
+                ],
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// Returns every node that ever dialed in.
+    pub async fn nodes(&self) -> Result<Vec<KnownNode>, Error> {
+        self.run(|db| {
+            let mut query =
+                db.prepare("SELECT node, session, address, zone, version, heard FROM nodes ORDER BY node")?;
+            let rows = query.query_map([], |row| {
+                Ok(KnownNode {
+                    node: parsed(row, 0)?,
+                    session: parsed(row, 1)?,
+                    address: row.get(2)?,
+                    zone: row.get(3)?,
+                    version: row.get(4)?,
+                    heard: Timestamp(row.get(5)?),
+                })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Remembers what a create is about to do; an earlier choice for the same request is replaced.
+    pub async fn put_intent(&self, intent: Intent) -> Result<(), Error> {
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            transaction.execute(
+                "DELETE FROM intents WHERE created < ?",
+                [intent.created.0.saturating_sub(INTENT_SECONDS * 1_000_000_000)],
+            )?;
+            transaction.execute(
+                "INSERT OR REPLACE INTO intents (request, volume, node, origin, created) VALUES (?, ?, ?, ?, ?)",
+                params![
+                    intent.request.as_str(),
+                    intent.volume.as_str(),
+                    intent.node.as_str(),
+                    intent.origin,
+                    intent.created.0
+                ],
+            )?;
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// Returns what a create with this request set out to do.
+    pub async fn intent(&self, request: RequestId) -> Result<Option<Intent>, Error> {
+        self.run(move |db| {
+            db.query_row(
+                "SELECT request, volume, node, origin, created FROM intents WHERE request = ?",
+                [request.as_str()],
+                |row| {
+                    Ok(Intent {
+                        request: parsed(row, 0)?,
+                        volume: parsed(row, 1)?,
+                        node: parsed(row, 2)?,
+                        origin: row.get(3)?,
+                        created: Timestamp(row.get(4)?),
+                    })
+                },
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// Keeps records as they were read.
+    pub async fn put_records(&self, records: Vec<CachedRecord>) -> Result<(), Error> {
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            for record in records {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO records (volume, etag, name, json) VALUES (?, ?, ?, ?)",
+                    params![record.volume.as_str(), record.etag, record.name, record.json],
+                )?;
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// Returns those of `volumes` that are kept.
+    pub async fn records(&self, volumes: Vec<VolumeId>) -> Result<Vec<CachedRecord>, Error> {
+        self.run(move |db| {
+            let mut query = db.prepare("SELECT volume, etag, name, json FROM records WHERE volume = ?")?;
+            let mut found = Vec::new();
+            for volume in volumes {
+                found.extend(query.query_row([volume.as_str()], cached).optional()?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Returns the volumes that carry this name, in order of their ids.
+    pub async fn named(&self, name: String) -> Result<Vec<VolumeId>, Error> {
+        self.run(move |db| {
+            let mut query = db.prepare("SELECT volume FROM records WHERE name = ? ORDER BY volume")?;
+            let rows = query.query_map([name], |row| parsed(row, 0))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Forgets a record that the store does not have.
+    pub async fn forget(&self, volume: VolumeId) -> Result<(), Error> {
+        self.run(move |db| db.execute("DELETE FROM records WHERE volume = ?", [volume.as_str()]).map(drop))
+            .await
+    }
+}
+
+fn cached(row: &rusqlite::Row<'_>) -> rusqlite::Result<CachedRecord> {
+    Ok(CachedRecord { volume: parsed(row, 0)?, etag: row.get(1)?, name: row.get(2)?, json: row.get(3)? })
+}
+
+/// Reads a column that holds an id.
+fn parsed<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+/// Takes the lock beside the file. The kernel gives it back when this process ends, however it ends.
+fn lock(path: &Path) -> Result<std::fs::File, Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock_path = PathBuf::from(name);
+    let io_error = |source| Error::StateDirectory { path: lock_path.clone(), source };
+    let file = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(io_error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::StateInUse { path: path.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(io_error(source)),
+    }
+}
+
+/// Makes the tables, after dropping those that belong to another store or schema.
+fn prepare(db: &mut Connection, store: StoreId) -> rusqlite::Result<()> {
+    let transaction = db.transaction()?;
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT",
+    )?;
+    let known: Option<String> = transaction
+        .query_row("SELECT value FROM meta WHERE key = 'store'", [], |row| row.get(0))
+        .optional()?;
+    let belongs = format!("{store} schema {SCHEMA}");
+    if known.as_deref() != Some(&belongs) {
+        if known.is_some() {
+            tracing::warn!(%store, "the state file belonged to another store or schema; it is learned again");
+        }
+        transaction.execute_batch(
+            "DROP TABLE IF EXISTS nodes; DROP TABLE IF EXISTS intents; DROP TABLE IF EXISTS records;",
+        )?;
+        transaction.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('store', ?)", [belongs])?;
+    }
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS nodes (
+             node TEXT PRIMARY KEY, session TEXT NOT NULL, address TEXT NOT NULL, zone TEXT NOT NULL,
+             version TEXT NOT NULL, heard INTEGER NOT NULL) STRICT;
+         CREATE TABLE IF NOT EXISTS intents (
+             request TEXT PRIMARY KEY, volume TEXT NOT NULL, node TEXT NOT NULL, origin TEXT,
+             created INTEGER NOT NULL) STRICT;
+         CREATE TABLE IF NOT EXISTS records (
+             volume TEXT PRIMARY KEY, etag TEXT NOT NULL, name TEXT NOT NULL, json TEXT NOT NULL) STRICT;
+         CREATE INDEX IF NOT EXISTS records_by_name ON records (name) WHERE name <> '';",
+    )?;
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intent(request: &str, node: &str) -> Intent {
+        let request: RequestId = request.parse().unwrap();
+        Intent {
+            volume: VolumeId::for_request("vol", &request),
+            request,
+            node: node.parse().unwrap(),
+            origin: None,
+            created: Timestamp(1),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_put_is_found_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/hub.db");
+        let store = StoreId::random();
+        let state = State::open(&path, store).unwrap();
+        state.put_intent(intent("r1", "a")).await.unwrap();
+        drop(state);
+        let state = reopen(&path, store).await;
+        assert_eq!(state.intent("r1".parse().unwrap()).await.unwrap(), Some(intent("r1", "a")));
+        assert_eq!(state.intent("r2".parse().unwrap()).await.unwrap(), None);
+        drop(state);
+        // Another store: nothing of the first one may be believed.
+        let state = reopen(&path, StoreId::random()).await;
+        assert_eq!(state.intent("r1".parse().unwrap()).await.unwrap(), None);
+    }
+
+    /// The owning thread ends a moment after the last handle.
+    async fn reopen(path: &Path, store: StoreId) -> State {
+        for _ in 0..100 {
+            match State::open(path, store) {
+                Ok(state) => return state,
+                Err(Error::StateInUse { .. }) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("the state file stayed locked");
+    }
+
+    #[tokio::test]
+    async fn a_second_hub_on_the_same_file_is_told_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.db");
+        let store = StoreId::random();
+        let _first = State::open(&path, store).unwrap();
+        let error = State::open(&path, store).unwrap_err();
+        assert!(matches!(error, Error::StateInUse { .. }), "{error}");
+        assert!(error.to_string().contains("another hub"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hub.db");
+        std::fs::write(&path, vec![b'x'; 8192]).unwrap();
+        let error = State::open(&path, StoreId::random()).unwrap_err();
+        assert!(error.to_string().contains("delete it"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn records_are_found_by_id_and_by_name() {
+        let state = State::memory(StoreId::random()).unwrap();
+        let record = |volume: &str, name: &str, etag: &str| CachedRecord {
+            volume: volume.parse().unwrap(),
+            etag: etag.into(),
+            name: name.into(),
+            json: "{}".into(),
+        };
+        state.put_records(vec![record("a", "shop", "1"), record("b", "", "1")]).await.unwrap();
+        state.put_records(vec![record("a", "shop", "2")]).await.unwrap();
+        let ids = vec!["a".parse().unwrap(), "b".parse().unwrap(), "c".parse().unwrap()];
+        assert_eq!(state.records(ids).await.unwrap(), vec![record("a", "shop", "2"), record("b", "", "1")]);
+        assert_eq!(state.named("shop".into()).await.unwrap(), vec!["a".parse().unwrap()]);
+        state.forget("a".parse().unwrap()).await.unwrap();
+        assert!(state.named("shop".into()).await.unwrap().is_empty());
+    }
+}
