@@ -321,7 +321,7 @@ impl Nodes {
         known.contact.as_ref().map(|contact| LiveNode {
             introduction: contact.introduction.clone(),
             client: contact.client.clone(),
-            capacity: contact.capacity.clone(),
+            capacity: contact.capacity,
             templates: Arc::clone(&contact.templates),
             volumes: Arc::clone(&contact.volumes),
         })
@@ -393,7 +393,7 @@ impl Nodes {
                     session: session.to_string(),
                     address: contact.map_or_else(String::new, |contact| contact.introduction.address.clone()),
                     zone: contact.map_or_else(String::new, |contact| contact.introduction.zone.clone()),
-                    capacity: contact.and_then(|contact| contact.capacity.clone()),
+                    capacity: contact.and_then(|contact| contact.capacity),
                     last_heard: known.heard_wall.map(proto::convert::timestamp),
                     checks: contact.map_or_else(Vec::new, |contact| contact.checks.clone()),
                 }
