@@ -1,0 +1,123 @@
+//! What a local copy knows about itself: its birth, its quota group and its limit.
+//!
+//! It is the target of a symlink (`volumes/<id>/about`), because a symlink is metadata: it goes to disk with the commit
+//! that the subvolume goes with. A file's bytes would need an fsync of their own.
+
+use btrfs::Dir;
+use serde::{Deserialize, Serialize};
+use types::Birth;
+
+use crate::error::Error;
+use crate::layout;
+
+/// The facts of a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The birth of the record that this is a copy of. Only a tombstone of the same birth permits dropping it.
+    pub birth: Birth,
+    /// The number of its level-1 quota group; none with `--quota=off`.
+    pub group: Option<u64>,
+    /// The limit in the record's terms; none is unlimited.
+    pub limit_bytes: Option<u64>,
+    /// What the group's usage here has more (or less) than the record's charge, since the copy was materialised: a
+    /// fork is charged only for what is its own, a restored copy for everything. Kept so that the same is left here
+    /// as was left there.
+    #[serde(default)]
+    pub offset_bytes: i64,
+}
+
+impl About {
+    /// Reads it from the volume's directory; nothing where there is none.
+    ///
+    /// # Errors
+    /// It is there and cannot be understood.
+    pub fn read(directory: &Dir) -> Result<Option<Self>, Error> {
+        let path = directory.proc_path().join(layout::ABOUT);
+        match std::fs::read_link(&path) {
+            Ok(target) => {
+                let text = target.to_string_lossy();
+                serde_json::from_str(&text).map(Some).map_err(|source| Error::Damaged { path, source })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::PoolPath { path, source }),
+        }
+    }
+
+    /// Writes it, replacing what was there in one step.
+    ///
+    /// # Errors
+    /// The pool cannot be written.
+    pub fn write(&self, directory: &Dir) -> Result<(), Error> {
+        let text = serde_json::to_string(self).expect("plain fields");
+        replace_link(directory, layout::ABOUT, &text)
+    }
+
+    /// The limit that the kernel keeps.
+    pub fn kernel_limit(&self) -> Option<u64> {
+        self.limit_bytes.map(|limit| limit.saturating_add_signed(self.offset_bytes))
+    }
+
+    /// What of the group's usage counts for the volume.
+    pub fn charge(&self, used: u64) -> u64 {
+        used.saturating_sub_signed(self.offset_bytes)
+    }
+}
+
+/// Points a symlink somewhere else, in one step.
+///
+/// # Errors
+/// The pool cannot be written.
+pub fn replace_link(directory: &Dir, name: &str, target: &str) -> Result<(), Error> {
+    let unfinished = format!(".{}", layout::fresh());
+    let path = directory.proc_path();
+    let io = |source| Error::PoolPath { path: path.join(name), source };
+    std::os::unix::fs::symlink(target, path.join(&unfinished)).map_err(io)?;
+    std::fs::rename(path.join(&unfinished), path.join(name)).map_err(|source| {
+        // Best effort: what stays is swept at the next start.
+        drop(std::fs::remove_file(path.join(&unfinished)));
+        io(source)
+    })
+}
+
+/// Reads where a symlink points; nothing where there is none.
+///
+/// # Errors
+/// The pool cannot be read.
+pub fn read_link(directory: &Dir, name: &str) -> Result<Option<String>, Error> {
+    let path = directory.proc_path().join(name);
+    match std::fs::read_link(&path) {
+        Ok(target) => Ok(Some(target.to_string_lossy().into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::PoolPath { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(limit_bytes: Option<u64>, offset_bytes: i64) -> About {
+        About { birth: Birth::random(), group: Some(7), limit_bytes, offset_bytes }
+    }
+
+    #[test]
+    fn a_copy_remembers_what_it_is_a_copy_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = Dir::open(directory.path()).unwrap();
+        assert_eq!(About::read(&dir).unwrap(), None);
+        for facts in [about(Some(5 << 30), 0), about(None, -12)] {
+            facts.write(&dir).unwrap();
+            assert_eq!(About::read(&dir).unwrap(), Some(facts));
+        }
+        assert_eq!(dir.entries().unwrap(), [layout::ABOUT], "nothing half-made is left");
+    }
+
+    #[test]
+    fn the_same_is_left_wherever_a_copy_is_materialised() {
+        // 100 bytes with 40 used; materialised, the same content is charged 70 here.
+        let there = about(Some(100), 30);
+        assert_eq!(there.kernel_limit().unwrap() - 70, 60);
+        assert_eq!(there.charge(70), 40);
+        assert_eq!(about(None, 30).kernel_limit(), None);
+    }
+}

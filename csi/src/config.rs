@@ -1,0 +1,135 @@
+//! What a node is told when it starts. Read once; nothing looks at the environment later.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use types::{ByteSize, NodeName};
+
+/// OpenSail Storage on one node.
+#[derive(Debug, Parser)]
+#[command(name = "opensail-csi", version)]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The parts that this binary can be.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Keeps volumes on this node's pool and makes them durable in the store.
+    Node(NodeConfig),
+}
+
+/// Whether volumes have limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuotaMode {
+    /// Simple quotas (Linux 6.7 and later), one level-1 group per volume.
+    On,
+    /// No limits at all: said out loud, and shown by `sailctl doctor`.
+    Off,
+}
+
+/// The configuration of `opensail-csi node`.
+#[derive(Debug, Clone, Args)]
+pub struct NodeConfig {
+    /// This node's name (in Kubernetes: the node's).
+    #[arg(long)]
+    pub node: NodeName,
+
+    /// Where the pool is: a mounted btrfs, or a directory in which a loop file (with --pool-size) or the device
+    /// (with --device) is mounted at `mnt`.
+    #[arg(long, value_name = "PATH")]
+    pub pool: PathBuf,
+
+    /// Size of the loop file `PATH/pool.img`, made at the first start. It is sparse: it takes what is written.
+    #[arg(long, value_name = "SIZE", conflicts_with = "device")]
+    pub pool_size: Option<ByteSize>,
+
+    /// A block device with btrfs on it. One without any filesystem is formatted; one with another is refused.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<PathBuf>,
+
+    /// The object store: `dir:///path` or `s3://bucket/prefix?endpoint=...`.
+    #[arg(long, value_name = "URL")]
+    pub store: String,
+
+    /// Where the gRPC services listen. Port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9741")]
+    pub listen: String,
+
+    /// The address that the hub and other nodes dial; without it, the one that --listen got.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+
+    /// The hub to attach to. Without one the node works alone.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub hub: Option<String>,
+
+    /// How often volumes that changed are made durable; 0s: only when asked.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub sync_interval: Duration,
+
+    /// Whether volumes have limits.
+    #[arg(long, value_enum, default_value = "on")]
+    pub quota: QuotaMode,
+
+    /// The zone that the hub may prefer.
+    #[arg(long, default_value = "")]
+    pub zone: String,
+
+    /// The limit of a volume that is created without one.
+    #[arg(long, value_name = "SIZE", default_value = "5Gi")]
+    pub default_quota: ByteSize,
+
+    /// How often the session shows in the store that it lives.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    pub beat: Duration,
+
+    /// FOR TESTS ONLY: answers before the pool's commit. A power cut then loses what was acknowledged.
+    #[arg(long, hide = true)]
+    pub unsafe_no_commit: bool,
+}
+
+/// Parses a time as people write it: `500ms`, `60s`, `5m`, `1h`; a bare number is seconds.
+///
+/// # Errors
+/// The text is not a time.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("{text:?} is not a time: write 500ms, 60s, 5m or 1h");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_parse_as_people_write_them() {
+        for (text, millis) in
+            [("500ms", 500), ("60s", 60_000), ("7", 7_000), ("5m", 300_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(millis), "{text}");
+        }
+        for text in ["", "s", "-1s", "1.5s", "5 m", "1d", "99999999999999999999h"] {
+            assert!(parse_duration(text).unwrap_err().contains("is not a time"), "{text}");
+        }
+    }
+}
