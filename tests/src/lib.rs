@@ -1,1 +1,9 @@
+//! Fixtures of the whole-system tests: real daemons, real pools, real stores.
 
+#![expect(clippy::print_stderr, reason = "a fixture speaks to whoever runs the tests")]
+
+pub mod cluster;
+pub mod figures;
+pub mod outer;
+pub mod require;
+pub mod tree;

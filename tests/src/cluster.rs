@@ -1,0 +1,255 @@
+//! A cluster of the real daemons on this machine, started as a person would start it: by `sailctl dev up`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use proto::files::files_client::FilesClient;
+use proto::files::{WriteHeader, WriteRequest, write_request};
+use proto::hub::hub_client::HubClient;
+use proto::hub::{ListNodesRequest, ResolveRequest};
+use proto::node::node_client::NodeClient;
+use serde_json::Value;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::require;
+use crate::tree::Content;
+
+/// How a test wants its cluster.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Where it lives; absent: a directory that goes away with the cluster.
+    pub directory: Option<PathBuf>,
+    /// The store's URL; absent: a directory store in `directory`.
+    pub store: Option<String>,
+    /// Further variables of the daemons.
+    pub environment: Vec<(String, String)>,
+    /// Further arguments of `dev up`.
+    pub arguments: Vec<String>,
+}
+
+/// A running cluster. Dropping it stops the daemons and takes the pools down.
+#[derive(Debug)]
+pub struct Cluster {
+    directory: PathBuf,
+    environment: Vec<(String, String)>,
+    nodes: Vec<String>,
+    handle: Handle,
+    /// Keeps a directory of our own until the daemons are gone.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// Ways into a cluster that tasks can share.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    hub: HubClient<Channel>,
+    store: String,
+}
+
+impl Cluster {
+    /// Starts a hub and `nodes` nodes; nothing where this machine cannot (see [`require`]).
+    ///
+    /// # Errors
+    /// The cluster does not come up.
+    pub fn start(name: &str, nodes: u16) -> Result<Option<Self>> {
+        Self::start_with(name, nodes, Options::default())
+    }
+
+    /// Starts one as `options` want it.
+    ///
+    /// # Errors
+    /// The cluster does not come up.
+    pub fn start_with(name: &str, nodes: u16, options: Options) -> Result<Option<Self>> {
+        if !require::btrfs()? {
+            return Ok(None);
+        }
+        let temporary = match &options.directory {
+            Some(_) => None,
+            None => Some(tempfile::Builder::new().prefix(&format!("opensail-{name}-")).tempdir()?),
+        };
+        let directory = match (&options.directory, &temporary) {
+            (Some(directory), _) => directory.clone(),
+            (None, Some(temporary)) => temporary.path().to_owned(),
+            (None, None) => unreachable!("one of them was made above"),
+        };
+        let mut arguments = vec!["dev".to_owned(), "up".to_owned(), "--nodes".to_owned(), nodes.to_string()];
+        // A test decides when a volume is synced; the interval must not do it behind its back.
+        arguments.extend(["--sync-interval".to_owned(), "1h".to_owned()]);
+        if let Some(store) = &options.store {
+            arguments.extend(["--store".to_owned(), store.clone()]);
+        }
+        arguments.extend(options.arguments.iter().cloned());
+        dev(&directory, &options.environment, &arguments)?;
+        let context: Value = serde_json::from_slice(&std::fs::read(directory.join("context.json"))?)?;
+        let text = |field: &str| context[field].as_str().map(str::to_owned).context("a field of the context");
+        let handle =
+            Handle { hub: proto::client::hub(proto::client::channel(&text("hub")?)?), store: text("store")? };
+        let names = (1..=nodes).map(|number| format!("node-{number}")).collect();
+        Ok(Some(Self {
+            directory,
+            environment: options.environment,
+            nodes: names,
+            handle,
+            _temporary: temporary,
+        }))
+    }
+
+    /// Names of the nodes.
+    pub fn nodes(&self) -> Vec<String> {
+        self.nodes.clone()
+    }
+
+    /// Ways in.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Where the cluster lives.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The backing file of a node's pool.
+    pub fn pool_image(&self, node: &str) -> PathBuf {
+        self.directory.join(node).join("pool.img")
+    }
+
+    /// Ends a daemon (a node's name, or `hub`) with SIGKILL.
+    ///
+    /// # Errors
+    /// It cannot be killed.
+    pub fn kill(&self, daemon: &str) -> Result<()> {
+        self.dev(&["dev", "kill", daemon])
+    }
+
+    /// Starts a daemon that was killed, and waits until it is live.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub fn restart(&self, daemon: &str) -> Result<()> {
+        self.dev(&["dev", "start", daemon])
+    }
+
+    /// Runs `sailctl` against this cluster and returns what it did.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn sailctl(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        let mut command = Command::new(binary("sailctl")?);
+        command.arg("--context").arg(self.directory.join("context.json")).args(arguments);
+        command.output().with_context(|| format!("{command:?}"))
+    }
+
+    fn dev(&self, arguments: &[&str]) -> Result<()> {
+        dev(
+            &self.directory,
+            &self.environment,
+            &arguments.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(),
+        )
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // KEEP=1 leaves the daemons and pools for inspection; `sailctl dev down --purge` ends them.
+        if std::env::var("KEEP").is_ok_and(|value| value == "1") {
+            eprintln!("kept: {}", self.directory.display());
+            return;
+        }
+        if let Err(error) = self.dev(&["dev", "down", "--purge"]) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+impl Handle {
+    /// A client of the hub.
+    pub fn hub(&self) -> HubClient<Channel> {
+        self.hub.clone()
+    }
+
+    /// The node that holds a volume now.
+    pub async fn owner(&self, volume: &str) -> Option<String> {
+        let answer =
+            self.hub().resolve(ResolveRequest { volume_id: volume.to_owned() }).await.ok()?.into_inner();
+        if answer.node.is_empty() { None } else { Some(answer.node) }
+    }
+
+    /// A client of a node by its name.
+    ///
+    /// # Errors
+    /// The hub does not know the node, or is away.
+    pub async fn node(&self, name: &str) -> Result<NodeClient<Channel>, Status> {
+        let nodes = self.hub().list_nodes(ListNodesRequest {}).await?.into_inner().nodes;
+        let node = nodes
+            .into_iter()
+            .find(|node| node.node == name)
+            .ok_or_else(|| Status::not_found(format!("the hub knows no {name}")))?;
+        Ok(proto::client::node(channel(&node.address)?))
+    }
+
+    /// A client of the files of a volume, on the node that holds it.
+    ///
+    /// # Errors
+    /// The volume is nowhere, or the hub is away.
+    pub async fn files(&self, volume: &str) -> Result<FilesClient<Channel>, Status> {
+        let answer = self.hub().resolve(ResolveRequest { volume_id: volume.to_owned() }).await?.into_inner();
+        if answer.address.is_empty() {
+            return Err(Status::unavailable(format!("{volume} is on no node")));
+        }
+        Ok(proto::client::files(channel(&answer.address)?))
+    }
+
+    /// Writes a file through the node that holds its volume.
+    ///
+    /// # Errors
+    /// The write was not acknowledged.
+    pub async fn write(&self, volume: &str, path: &str, content: Content, sync: bool) -> Result<(), Status> {
+        let header = WriteHeader {
+            volume_id: volume.to_owned(),
+            path: path.as_bytes().to_vec().into(),
+            parents: true,
+            sync,
+            ..WriteHeader::default()
+        };
+        let mut parts = vec![WriteRequest { part: Some(write_request::Part::Header(header)) }];
+        for chunk in content.bytes().chunks(1 << 20) {
+            parts.push(WriteRequest { part: Some(write_request::Part::Data(chunk.to_vec().into())) });
+        }
+        self.files(volume).await?.write(tokio_stream::iter(parts)).await?;
+        Ok(())
+    }
+}
+
+fn channel(address: &str) -> Result<Channel, Status> {
+    proto::client::channel(address).map_err(|error| Status::internal(format!("{address}: {error}")))
+}
+
+fn dev(directory: &Path, environment: &[(String, String)], arguments: &[String]) -> Result<()> {
+    let mut command = Command::new(binary("sailctl")?);
+    command.args(arguments).arg("--dir").arg(directory);
+    command.envs(environment.iter().map(|(key, value)| (key, value)));
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "sailctl {}: {}: {}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+/// Finds a binary that was built beside the running test.
+///
+/// # Errors
+/// It is not there: `cargo build` makes it, which `hack/test` does first.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let directory =
+        own.ancestors().skip(1).find(|directory| directory.join(name).is_file()).with_context(|| {
+            format!("no {name} beside {}: run `cargo build --workspace` first", own.display())
+        })?;
+    Ok(directory.join(name))
+}
