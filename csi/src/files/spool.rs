@@ -102,6 +102,9 @@ impl Spool {
         let path = &order.path;
         for _ in 0..MAX_RACES {
             let target = target(root, order)?;
+            if !target.missing.is_empty() && !order.if_match.is_empty() {
+                return Err(Error::Changed { path: path.clone(), etag: String::new() });
+            }
             let missing: Vec<&[u8]> = target.missing.iter().map(Vec::as_slice).collect();
             let directory = make_directories(target.directory, &missing, path)?;
             let parent = fstat(&directory).map_err(Error::os("stat", path))?;

@@ -48,6 +48,9 @@ impl<V: LiveVolumes> FilesService<V> {
                 );
             }
         }
+        // tonic shows a request that its client has cancelled as one that has ended. Giving way once lets the connection
+        // look: it drops this call if the stream was reset, before half a file becomes a whole one.
+        tokio::task::yield_now().await;
         let (entry, created) = self
             .run(&volume, move |root| {
                 let mut spool = spool.map_or_else(|| Spool::open(root, &order), Ok)?;
