@@ -1,4 +1,29 @@
 //! The content-addressed store: files, trees and records as objects in a bucket or a directory.
 
 pub mod blocking;
+mod codec;
+pub mod entry;
+mod error;
+pub mod gc;
+pub mod guard;
+pub mod keys;
+pub mod lifecycle;
+pub mod names;
 pub mod objects;
+pub mod record;
+pub mod references;
+pub mod session;
+mod settle;
+mod store;
+pub mod thin;
+pub mod update;
+mod version;
+
+pub use codec::{FORMAT, MAX_SMALL_OBJECT_BYTES};
+pub use entry::{Entry, Heads, Role, Tips};
+pub use error::{Error, LostReason, Result};
+pub use guard::{Claim, Known};
+pub use record::{Record, RecordKind};
+pub use session::{Operation, Session};
+pub use store::{Retry, Store, Stored};
+pub use version::{Location, VersionRef};

@@ -1,0 +1,92 @@
+//! Restore-to: the head moves to an older version before the live subvolume does. The old head stays as an entry and as
+//! the branch `pre-restore/<n>`.
+
+use types::{Change, EntryId};
+
+use crate::entry::{Entry, Heads, Role};
+use crate::error::Error;
+use crate::guard::{Claim, Known};
+use crate::record::Record;
+use crate::references;
+use crate::session::Operation;
+use crate::store::Stored;
+use crate::update::{Next, update};
+
+/// What the head becomes.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// What an entry of this volume says.
+    Entry(EntryId),
+    /// Versions of elsewhere, proven under the operation.
+    Heads(Heads),
+}
+
+/// Where the head is now, and where it was.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// The record.
+    pub record: Stored<Record>,
+    /// The new head.
+    pub entry: EntryId,
+    /// The branch that holds the old head; `None` if there was none.
+    pub branch: Option<String>,
+}
+
+/// Moves the head to `target` by U(G, head := target), as a new entry that follows the old head.
+///
+/// The caller has synced, and has committed `snap/<version>` of the target. It exchanges the live subvolume afterwards.
+pub async fn restore_head(
+    operation: &Operation,
+    claim: &Claim,
+    known: &Known,
+    target: Target,
+    label: &str,
+) -> Result<Restored, Error> {
+    let session = operation.session();
+    let mut time = None;
+    let mut attempted: Vec<(EntryId, Option<String>)> = Vec::new();
+    let mut stands = None;
+    let changed = update(session.store(), Some(operation), &claim.id, |current| {
+        let record = &current.value;
+        session.observe(current.modified);
+        let time = *time.get_or_insert_with(|| session.store_time());
+        if let Some(done) = attempted.iter().rev().find(|(entry, _)| record.entry(entry).is_some()) {
+            stands = Some(done.clone());
+            return Ok(Next::Already);
+        }
+        super::guard(record, &session.id(), claim, known)?;
+        let heads = match &target {
+            Target::Entry(id) => {
+                let entry = record.entry(id);
+                entry.ok_or_else(|| Error::NoEntry { id: claim.id.clone(), entry: *id })?.heads.clone()
+            }
+            Target::Heads(heads) => heads.clone(),
+        };
+        references::check(operation, record, &heads)?;
+        let mut next = record.clone();
+        let branch = record.head.map(|head| {
+            let branch = free_branch(record);
+            next.branches.insert(branch.clone(), head);
+            branch
+        });
+        let time = record.head_entry().map_or(time, |head| time.max(head.time));
+        let entry = Entry::new(&claim.id, heads, record.head, time, Role::Event, label, claim.epoch)?;
+        attempted.push((entry.id, branch.clone()));
+        stands = Some((entry.id, branch));
+        super::grow(&mut next, entry, session.store_time());
+        Ok(Next::Write(next))
+    });
+    let record = match changed.await? {
+        Change::Made(record) | Change::Already(record) => record,
+    };
+    let (entry, branch) = stands.expect("a decision that ends well names its entry");
+    Ok(Restored { record, entry, branch })
+}
+
+/// Returns the first `pre-restore/<n>` after every one there is, so that a number is not taken again while a later one
+/// stands.
+fn free_branch(record: &Record) -> String {
+    let numbers =
+        record.branches.keys().filter_map(|name| name.strip_prefix("pre-restore/")?.parse::<u64>().ok());
+    format!("pre-restore/{}", numbers.max().unwrap_or(0) + 1)
+}

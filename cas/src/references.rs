@@ -1,0 +1,79 @@
+//! Rule R: a write of a record may add only references to bytes that are proven to be stored and to stay.
+//!
+//! (a) Packs acknowledged to this operation. (b) References that the replaced record holds already. (c) Packs that were
+//! seen after the pin (in a record or in the store), and are neither condemned nor doomed there: [`confirm`] and
+//! [`confirm_version`]. What is not proven is refused by [`check`], which every lifecycle write calls.
+
+use std::collections::{BTreeSet, HashSet};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use types::{PackId, VersionId, VolumeId};
+
+use crate::VersionRef;
+use crate::entry::{Entry, Heads};
+use crate::error::Error;
+use crate::keys;
+use crate::record::{self, Record, State};
+use crate::session::Operation;
+
+/// How many packs are looked up at once.
+const LOOK_AHEAD: usize = 16;
+
+/// Confirms packs by looking each up in the store, now, under the operation's pin.
+pub async fn confirm(operation: &Operation, packs: &BTreeSet<PackId>) -> Result<(), Error> {
+    allowed(operation, packs)?;
+    let looks = futures::stream::iter(packs.iter().map(|pack| async move {
+        match operation.session().store().objects().head(&keys::pack(pack)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => Err(Error::NoPack { pack: pack.clone() }),
+            Err(error) => Err(error.into()),
+        }
+    }));
+    looks.buffer_unordered(LOOK_AHEAD).try_collect::<()>().await?;
+    operation.confirm(packs.iter().cloned());
+    Ok(())
+}
+
+/// Confirms a version of another record: reads that record now, under the pin, and finds the version on it.
+///
+/// `packs` are those that the version's manifest names; its manifest's own pack is added. Returns the entry. The caller
+/// reads the manifest between [`Operation`]'s begin and this call. [`Error::Condemned`] means to wait for the next pin,
+/// or to copy.
+pub async fn confirm_version(
+    operation: &Operation,
+    source: &VolumeId,
+    version: &VersionId,
+    packs: &BTreeSet<PackId>,
+) -> Result<Entry, Error> {
+    let record = record::get(operation.session().store(), source).await?;
+    let entry = record.value.find_version(version);
+    let entry = entry.ok_or_else(|| Error::NoVersion { id: source.clone(), version: *version })?;
+    // A deleted record's entries are roots until it is purged, but nobody starts something new from it.
+    if record.value.state == State::Deleted || record.value.state == State::Purged {
+        return Err(Error::WrongState { id: source.clone(), state: record.value.state });
+    }
+    let mut packs = packs.clone();
+    packs.extend(entry.heads.values().map(|head| PackId::clone(&head.manifest.pack)));
+    allowed(operation, &packs)?;
+    operation.confirm(packs);
+    Ok(entry.clone())
+}
+
+/// Refuses packs that the operation's pin condemns.
+fn allowed(operation: &Operation, packs: &BTreeSet<PackId>) -> Result<(), Error> {
+    let pin = operation.pin();
+    let packs: Vec<PackId> = packs.iter().filter(|pack| !pin.allows(pack)).cloned().collect();
+    if packs.is_empty() { Ok(()) } else { Err(Error::Condemned { packs }) }
+}
+
+/// Refuses heads that add a reference which nobody proved. What a version's manifest names is proven by whoever wrote or
+/// confirmed it; here the pack that holds the manifest stands for the version.
+pub(crate) fn check(operation: &Operation, record: &Record, heads: &Heads) -> Result<(), Error> {
+    let held: HashSet<&VersionRef> = record.references().collect();
+    for head in heads.values().filter(|head| !held.contains(head)) {
+        if !operation.proves(&head.manifest.pack) {
+            return Err(Error::Unproven { pack: PackId::clone(&head.manifest.pack) });
+        }
+    }
+    Ok(())
+}

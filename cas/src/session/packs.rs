@@ -1,0 +1,62 @@
+//! Pack names that are never used twice, and packs put under them.
+//!
+//! Numbers come out of blocks that are reserved in the session's object before the first of them is used. So a process
+//! that takes the session up after a crash, with or without its memory, starts behind everything that any process of
+//! this session may have named: also behind an upload that is still under way and that no listing shows.
+
+use bytes::Bytes;
+use types::{Change, Domain, PackId};
+
+use super::Session;
+use crate::error::Error;
+use crate::keys;
+use crate::objects::{Condition, ObjectError};
+use crate::settle::{self, Settled};
+
+/// How many pack numbers are reserved at once. A number lost to a crash costs nothing.
+pub(super) const PACK_BLOCK: u64 = 4096;
+
+impl Session {
+    /// Names a new pack. Needs an open operation, which keeps the pack from garbage collection until it is referred to.
+    pub async fn next_pack(&self, domain: &Domain) -> Result<PackId, Error> {
+        loop {
+            {
+                let mut holds = self.holds();
+                self.check_not_ended(&holds)?;
+                if holds.operations.is_empty() {
+                    return Err(Error::NoOperation { session: self.id() });
+                }
+                if holds.next_pack < holds.reserved {
+                    let seq = holds.next_pack;
+                    holds.next_pack += 1;
+                    return Ok(PackId { domain: domain.clone(), session: self.id(), seq });
+                }
+            }
+            self.reserve_packs().await?;
+        }
+    }
+
+    /// Puts a pack under a name from [`Self::next_pack`]. When this returns, the store has acknowledged it, and the open
+    /// operation may refer to it.
+    pub async fn put_pack(&self, id: &PackId, bytes: Bytes) -> Result<Change, Error> {
+        if id.session != self.id() {
+            return Err(Error::ForeignPack { pack: id.clone() });
+        }
+        self.check_not_ended(&self.holds())?;
+        let key = keys::pack(id);
+        let change = match settle::put(self.store(), &key, &bytes, &Condition::IfAbsent).await? {
+            Settled::Written(_) => Change::Made(()),
+            Settled::Refused => {
+                // Only an earlier request of this very write can have made it, and then the bytes are the same.
+                let found = self.store().objects().get(&key).await?;
+                if found.bytes != bytes {
+                    return Err(Error::ForeignPack { pack: id.clone() });
+                }
+                Change::Already(())
+            }
+            Settled::Absent => return Err(ObjectError::NotFound { key }.into()),
+        };
+        self.holds().acknowledged.insert(id.clone());
+        Ok(change)
+    }
+}
