@@ -8,6 +8,7 @@ use std::os::fd::AsFd as _;
 use nix::errno::Errno;
 
 use crate::abi::{SUBVOL_SPEC_BY_ID, VolArgsV2};
+use crate::headroom::Headroom;
 use crate::subvolume::{self, Nested};
 use crate::{Dir, Error, Result, sys};
 
@@ -19,12 +20,25 @@ pub(crate) fn recursive(anchor: &Dir, target: &Dir) -> Result<Vec<u64>> {
     if !subvolume::is_subvolume(target)? {
         return Err(Error::NotSubvolume { name: target.name().to_owned() });
     }
+    let mut headroom = Headroom::default();
+    let result = in_passes(anchor, target, &mut headroom);
+    headroom.restore(anchor, result)
+}
+
+fn in_passes(anchor: &Dir, target: &Dir, headroom: &mut Headroom) -> Result<Vec<u64>> {
     let id = subvolume::id(target)?;
     let mut deleted = Vec::new();
     for _ in 0..PASSES {
         // Each comes after the one it is in, so backwards is deepest first.
         for below in subvolume::nested(target)?.iter().rev() {
-            match nested(anchor, target, below) {
+            let mut result = nested(anchor, target, below);
+            // The subvolume it is in is full, and taking a name out needs room too.
+            if matches!(&result, Err(error) if error.is(Errno::EDQUOT))
+                && headroom.raise(anchor, below.parent_id)?
+            {
+                result = nested(anchor, target, below);
+            }
+            match result {
                 Ok(true) => deleted.push(below.id),
                 Ok(false) => {}
                 // Something new below it: the next pass finds it.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use crate::GroupId;
+
 /// A result of this room.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -61,6 +63,20 @@ pub enum Error {
         name: String,
     },
 
+    /// A limit was raised for a moment, so that a full volume could be deleted, and could not be set back.
+    #[error("group {group} could not be given back its limit of {limit_bytes} bytes")]
+    LimitNotRestored {
+        /// The group.
+        group: GroupId,
+        /// The limit it had.
+        limit_bytes: u64,
+        /// Why it could not be set back.
+        #[source]
+        source: Box<Self>,
+        /// What had stopped the deletion before, if anything had.
+        before: Option<Box<Self>>,
+    },
+
     /// A wait reached its bound.
     #[error("{what} of {name} not done after {waited:?}")]
     TimedOut {
@@ -94,6 +110,7 @@ impl Error {
             Self::NotSubvolume { .. } => Errno::ENOTDIR,
             Self::ClassicQuota { .. } => Errno::EOPNOTSUPP,
             Self::Malformed { .. } => Errno::EUCLEAN,
+            Self::LimitNotRestored { source, .. } => return source.errno(),
             Self::TimedOut { .. } => Errno::ETIMEDOUT,
             Self::Tool { .. } => Errno::EIO,
         };

@@ -1,6 +1,7 @@
 //! A file as a block device: what a pool stands on where there is no disk for it.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -10,9 +11,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::abi::{LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO, LoopConfig, LoopInfo64};
-use crate::{Error, Result, sys};
+use crate::{Error, Result, filesystem, sys};
 
-/// How often we ask for another device when somebody took the free one between the two calls.
+/// How often we try again: when somebody took the free device between the two calls, when the file's last device is
+/// still going away.
 const ATTEMPTS: u32 = 100;
 /// And how long we leave them to finish.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -33,11 +35,40 @@ pub fn create_backing_file(path: &Path, bytes: u64) -> Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(on("open"))?;
     file.set_len(bytes).map_err(on("ftruncate"))?;
     file.sync_all().map_err(on("fsync"))?;
-    if let Some(parent) = path.parent() {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        File::open(parent).and_then(|dir| dir.sync_all()).map_err(on("fsync of the directory"))?;
+    sync_parent(path)
+}
+
+/// Makes a filesystem in a file of its own, once. `false` if the file is there.
+///
+/// It gets its name when it is whole: dying in between leaves `<name>.new`, which the next call makes anew.
+pub fn make_pool_file(path: &Path, bytes: u64, label: &str) -> Result<bool> {
+    let on = |call| Error::io(call, path.display().to_string());
+    if fs::exists(path).map_err(on("stat"))? {
+        return Ok(false);
     }
-    Ok(())
+    let mut half_made = path.as_os_str().to_owned();
+    half_made.push(".new");
+    let half_made = PathBuf::from(half_made);
+    match fs::remove_file(&half_made) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(on("unlink")(error)),
+        Ok(()) | Err(_) => {}
+    }
+    create_backing_file(&half_made, bytes)?;
+    if let Err(error) = filesystem::format(&half_made, label) {
+        // The cause is what counts; the leftover is removed by the next call if not by this one.
+        drop(fs::remove_file(&half_made));
+        return Err(error);
+    }
+    File::open(&half_made).and_then(|file| file.sync_all()).map_err(on("fsync"))?;
+    fs::rename(&half_made, path).map_err(on("rename"))?;
+    sync_parent(path)?;
+    Ok(true)
+}
+
+/// Mounts a filesystem that is in a file. The loop device lives as long as the mount does.
+pub fn mount_pool_file(path: &Path, target: &Path, options: &str) -> Result<()> {
+    let device = LoopDevice::attach(path)?;
+    filesystem::mount(device.path(), target, options)
 }
 
 impl LoopDevice {
@@ -48,16 +79,17 @@ impl LoopDevice {
             .write(true)
             .open(backing)
             .map_err(Error::io("open", backing.display().to_string()))?;
-        if let Some(device) = attached(backing)? {
-            let name = format!("{} (it is {})", backing.display(), device.display());
-            return Err(Error::Call { call: "LOOP_CONFIGURE", name, errno: Errno::EBUSY });
-        }
         let control = File::options()
             .read(true)
             .write(true)
             .open("/dev/loop-control")
             .map_err(Error::io("open", "/dev/loop-control"))?;
         for _ in 0..ATTEMPTS {
+            // Also true for a moment after an unmount.
+            if attached(backing)?.is_some() {
+                thread::sleep(PAUSE);
+                continue;
+            }
             let number = sys::loop_ctl_get_free(control.as_fd())
                 .map_err(Error::call("LOOP_CTL_GET_FREE", "/dev/loop-control"))?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
@@ -70,7 +102,11 @@ impl LoopDevice {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::call("LOOP_CONFIGURE", backing.display().to_string())(Errno::EBUSY))
+        let name = match attached(backing)? {
+            Some(device) => format!("{} (it is {})", backing.display(), device.display()),
+            None => backing.display().to_string(),
+        };
+        Err(Error::Call { call: "LOOP_CONFIGURE", name, errno: Errno::EBUSY })
     }
 
     /// The device, `/dev/loopN`.
@@ -115,6 +151,14 @@ pub fn attached(backing: &Path) -> Result<Option<PathBuf>> {
         }
     }
     Ok(None)
+}
+
+fn sync_parent(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(Error::io("fsync", parent.display().to_string()))
 }
 
 fn configure(path: &Path, file: &File, backing: &Path) -> Result<File> {

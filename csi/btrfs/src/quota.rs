@@ -7,7 +7,7 @@
 //! A charge stays with the subvolume that wrote an extent until nothing refers to the extent any more, even when that
 //! subvolume is gone. So a volume's group keeps the bytes its snapshots hold, and outlives its subvolumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::AsFd as _;
 
@@ -159,6 +159,26 @@ pub fn remove_group(dir: &Dir, group: GroupId) -> Result<bool> {
     }
 }
 
+/// Removes a group that is charged nothing, with the memberships of subvolumes that are gone. `false` if there is none.
+///
+/// `EBUSY` while it is charged something or has a member that lives.
+pub fn remove_unused(dir: &Dir, group: GroupId) -> Result<bool> {
+    let groups = groups(dir)?;
+    let Some(found) = groups.get(&group) else { return Ok(false) };
+    if found.usage.referenced_bytes > 0 {
+        return Err(on_group(dir, group, "BTRFS_IOC_QGROUP_CREATE (remove)")(Errno::EBUSY));
+    }
+    let roots: BTreeSet<u64> = crate::subvolume::roots(dir)?.iter().map(|root| root.id).collect();
+    for member in &found.members {
+        if member.level() > 0 || roots.contains(&member.number()) {
+            return Err(on_group(dir, group, "BTRFS_IOC_QGROUP_CREATE (remove)")(Errno::EBUSY));
+        }
+        unassign(dir, *member, group)?;
+        remove_group(dir, *member)?;
+    }
+    remove_group(dir, group)
+}
+
 /// Sets what a group may be charged; `None` is unlimited. `ENOENT` if there is no such group.
 ///
 /// A limit below what is charged is accepted: then nothing more can be written.
@@ -206,6 +226,22 @@ pub fn usage(dir: &Dir, group: GroupId) -> Result<Option<Usage>> {
         }
     }
     Ok(usage)
+}
+
+/// Groups that `member` is a member of.
+pub fn parents(dir: &Dir, member: GroupId) -> Result<Vec<GroupId>> {
+    let mut parents = Vec::new();
+    let mut search = Search::new(dir, tree::QUOTA, Key::object_kind(member.0, kind::QGROUP_RELATION));
+    loop {
+        match search.next_item() {
+            // A relation is there from both ends; a parent's level, and so its id, is the higher one.
+            Ok(Some(item)) if item.key.offset > member.0 => parents.push(GroupId(item.key.offset)),
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(parents),
+            Err(error) if error.is(Errno::ENOENT) => return Ok(parents),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Every group, as of the last commit. Empty where quotas are off.
