@@ -15,6 +15,7 @@ pub mod filesystem;
 mod headroom;
 mod item;
 pub mod loopdev;
+mod parse;
 pub mod quota;
 pub mod scratch;
 pub mod search;

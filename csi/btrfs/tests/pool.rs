@@ -1,4 +1,5 @@
 //! The filesystem under a pool: its loop file, its space, what it can do, what survives, and the cleaner.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs::{self, File};
 use std::io::Read as _;

@@ -1,4 +1,5 @@
 //! The tree search sees each class of change between two snapshots, and nothing where nothing changed.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

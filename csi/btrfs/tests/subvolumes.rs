@@ -1,4 +1,5 @@
 //! Subvolumes on a real filesystem: made, listed, marked, swapped, deleted with all that users put in them.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::ffi::OsStr;
 use std::fs;
