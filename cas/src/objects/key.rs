@@ -33,6 +33,12 @@ impl Key {
         &self.0
     }
 
+    /// Tells if some key begins with `prefix`.
+    pub fn is_prefix(prefix: &str) -> bool {
+        // Whatever a key's beginning lacks at its end, one more letter makes up for.
+        prefix.is_empty() || check(prefix).is_ok() || check(&format!("{prefix}a")).is_ok()
+    }
+
     /// Makes the key `self/segment`.
     pub fn join(&self, segment: &str) -> Result<Self, InvalidKey> {
         format!("{}/{segment}", self.0).parse()
@@ -127,6 +133,16 @@ mod tests {
             "a\\b", "ä", "a%2e", "a?b", "a+b", "a\n", &long, &longer,
         ] {
             assert!(text.parse::<Key>().is_err(), "{text:?} was taken for a key");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_what_some_key_begins_with() {
+        for text in ["", "a", "a/", "a/b", "a/b.", &"a".repeat(200)] {
+            assert!(Key::is_prefix(text), "{text:?}");
+        }
+        for text in ["/", "../", "..", ".", "a//", "a/.", "a\0", "a/\n", "%", &"a".repeat(201)] {
+            assert!(!Key::is_prefix(text), "{text:?}");
         }
     }
 

@@ -26,6 +26,17 @@ struct State {
     writes: u64,
 }
 
+impl State {
+    /// Tells if an object lies above or below `key`, which no caller may rely on (see [`Objects`]).
+    fn nests(&self, key: &Key) -> bool {
+        let text = key.as_str();
+        let above = text.match_indices('/').any(|(end, _)| self.objects.contains_key(&text[..end]));
+        let below = format!("{text}/");
+        let next = self.objects.range::<str, _>((Bound::Included(below.as_str()), Bound::Unbounded)).next();
+        above || next.is_some_and(|(key, _)| key.as_str().starts_with(&below))
+    }
+}
+
 struct Stored {
     bytes: Bytes,
     etag: Etag,
@@ -143,6 +154,11 @@ impl Objects for MemoryStore {
             (Condition::IfMatch(etag), Some(stored)) => stored.etag == *etag,
             (Condition::IfMatch(_), None) => return Err(ObjectError::NotFound { key: key.clone() }),
         };
+        if state.nests(key) {
+            let source =
+                "another object's key is above or below it; listings of some servers would have a gap".into();
+            return Err(ObjectError::Misconfigured { what: format!("put {key}"), source });
+        }
         if !holds {
             return Err(ObjectError::Precondition { key: key.clone() });
         }
@@ -184,4 +200,35 @@ pub(super) fn check_size(key: &Key, size: u64) -> Result<(), ObjectError> {
         return Err(ObjectError::TooLarge { key: key.clone(), size, limit: MAX_OBJECT_BYTES });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::contract;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn memory_keeps_the_contract() {
+        contract::check(&MemoryStore::new()).await;
+    }
+
+    #[tokio::test]
+    async fn no_object_lies_below_another() {
+        let store = MemoryStore::new();
+        let put = |key: &str| {
+            let (store, key) = (store.clone(), key.parse::<Key>().unwrap());
+            async move { store.put(&key, "x".into(), &Condition::IfAbsent).await }
+        };
+        put("a/b").await.unwrap();
+        put("a-b").await.unwrap();
+        for nested in ["a", "a/b/c", "a/b/c/d"] {
+            put(nested).await.unwrap_err();
+        }
+        put("a/c").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn small_pages_keep_the_contract() {
+        contract::check(&MemoryStore::new().with_page_entries(3)).await;
+    }
 }

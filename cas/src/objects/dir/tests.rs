@@ -1,0 +1,166 @@
+//! The contract on real files, with other processes, and after crashes.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use super::*;
+use crate::objects::{contract, list_all};
+
+async fn store() -> (tempfile::TempDir, DirStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DirStore::create_or_open(&directory.path().join("store")).await.unwrap();
+    (directory, store)
+}
+
+fn key(text: &str) -> Key {
+    text.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_directory_keeps_the_contract() {
+    let (_directory, store) = store().await;
+    contract::check(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_handles_on_one_directory_are_one_store() {
+    let (_directory, store) = store().await;
+    let other = DirStore::create_or_open(store.root()).await.unwrap();
+    let counter = key("counter");
+    store.put(&counter, "0".into(), &Condition::IfAbsent).await.unwrap();
+    let (a, b) = futures::join!(
+        contract::increment(&store, &counter, 3, 10),
+        contract::increment(&other, &counter, 3, 10)
+    );
+    assert_eq!(a.max(b), 60);
+}
+
+const CHILD: &str = "OPENSAIL_TEST_DIR_CHILD";
+
+/// Does nothing unless it is started by the test below, as another process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_process() {
+    if let Ok(path) = std::env::var(CHILD) {
+        let store = DirStore::create_or_open(Path::new(&path)).await.unwrap();
+        contract::increment(&store, &key("counter"), 2, 25).await;
+    }
+}
+
+#[tokio::test]
+async fn processes_that_share_a_directory_lose_no_update() {
+    let (_directory, store) = store().await;
+    store.put(&key("counter"), "0".into(), &Condition::IfAbsent).await.unwrap();
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "objects::dir::tests::child_process"])
+                .env(CHILD, store.root())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let counter = store.get(&key("counter")).await.unwrap();
+    assert!(counter.bytes.starts_with(b"150 "), "{counter:?}");
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_not_listed_and_goes_at_the_next_open() {
+    let (_directory, store) = store().await;
+    store.put(&key("vol/a"), "x".into(), &Condition::IfAbsent).await.unwrap();
+    let temporary = store.root().join(TEMPORARY);
+    fs::write(temporary.join("left"), "half an obj").unwrap();
+    let mut living = Temp::create(&temporary).unwrap();
+    living.file().write_all(b"still being written").unwrap();
+    assert_eq!(list_all(&store, "").await.unwrap().len(), 1);
+    DirStore::create_or_open(store.root()).await.unwrap();
+    assert!(!temporary.join("left").exists(), "nobody writes it");
+    assert!(living.path().exists(), "a living process writes it");
+}
+
+#[tokio::test]
+async fn a_write_that_is_refused_leaves_nothing() {
+    let (_directory, store) = store().await;
+    let etag = store.put(&key("a"), "1".into(), &Condition::IfAbsent).await.unwrap();
+    store.put(&key("a"), "2".into(), &Condition::IfMatch(etag.clone())).await.unwrap();
+    store.put(&key("a"), "3".into(), &Condition::IfMatch(etag)).await.unwrap_err();
+    store.put(&key("a"), "3".into(), &Condition::IfAbsent).await.unwrap_err();
+    assert_eq!(fs::read_dir(store.root().join(TEMPORARY)).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_grown_or_flipped_at_its_end_is_damage() {
+    let (_directory, store) = store().await;
+    let path = store.root().join("vol/a@");
+    store.put(&key("vol/a"), "some bytes".into(), &Condition::IfAbsent).await.unwrap();
+    let whole = fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[10] ^= 1;
+    for bytes in [&whole[..whole.len() - 1], &whole[..3], &[], &[&whole[..], b"x"].concat(), &flipped] {
+        fs::write(&path, bytes).unwrap();
+        for answer in [
+            store.get(&key("vol/a")).await.map(drop),
+            store.head(&key("vol/a")).await.map(drop),
+            store.list("", None).await.map(drop),
+        ] {
+            assert!(matches!(answer, Err(ObjectError::Damaged { .. })), "{answer:?}");
+        }
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(store.get(&key("vol/a")).await.unwrap().bytes, "some bytes");
+}
+
+#[tokio::test]
+async fn a_directory_with_other_files_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("thesis.tex"), "").unwrap();
+    let error = DirStore::create_or_open(directory.path()).await.unwrap_err();
+    assert!(error.to_string().contains("holds other files"), "{error}");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    let error = DirStore::create_or_open(&directory.path().join("not/there")).await.unwrap_err();
+    assert!(error.to_string().contains("above it does not exist"), "{error}");
+    let error = DirStore::create_or_open(Path::new("relative")).await.unwrap_err();
+    assert!(error.to_string().contains("absolute"), "{error}");
+    let error = DirStore::create_or_open(&directory.path().join("thesis.tex")).await.unwrap_err();
+    assert!(matches!(error, ObjectError::Misconfigured { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_format_is_refused() {
+    let (_directory, store) = store().await;
+    fs::write(store.root().join(MARKER), "opensail directory store 2\n").unwrap();
+    let error = DirStore::create_or_open(store.root()).await.unwrap_err();
+    assert!(error.to_string().contains("another version"), "{error}");
+}
+
+#[tokio::test]
+async fn strangers_beside_the_objects_are_not_listed() {
+    let (_directory, store) = store().await;
+    store.put(&key("vol/a"), "x".into(), &Condition::IfAbsent).await.unwrap();
+    fs::create_dir(store.root().join("lost+found")).unwrap();
+    fs::set_permissions(store.root().join("lost+found"), fs::Permissions::from_mode(0o0)).unwrap();
+    fs::write(store.root().join("vol/README"), "notes").unwrap();
+    assert_eq!(list_all(&store, "").await.unwrap().len(), 1);
+    std::os::unix::fs::symlink("/etc", store.root().join("elsewhere")).unwrap();
+    assert!(store.list("", None).await.is_err(), "a link might hide objects");
+}
+
+#[tokio::test]
+async fn a_listing_of_many_objects_has_many_pages() {
+    let (_directory, store) = store().await;
+    store.put(&key("pack/x"), "x".into(), &Condition::IfAbsent).await.unwrap();
+    // Written past the store: 20,000 fsyncs would prove nothing here.
+    let bytes = fs::read(store.root().join("pack/x@")).unwrap();
+    for n in 0..20_500 {
+        fs::write(store.root().join(format!("pack/{n}@")), &bytes).unwrap();
+    }
+    let first = store.list("pack/", None).await.unwrap();
+    assert_eq!(first.entries.len(), 10_000);
+    assert!(first.next.is_some());
+    let all = list_all(&store, "").await.unwrap();
+    assert_eq!(all.len(), 20_501);
+    assert!(all.is_sorted_by(|a, b| a.key < b.key));
+}
