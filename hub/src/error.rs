@@ -203,6 +203,18 @@ pub enum Error {
     /// A stream that did not begin with a hello.
     #[error("the stream did not begin with a hello")]
     NoHello,
+    /// The store, or a record in it.
+    #[error(transparent)]
+    Store(#[from] cas::Error),
+    /// Something below `vol/` is no record.
+    #[error("{key} is no record: it is not ours, move it away")]
+    ForeignObject {
+        /// Where it is.
+        key: cas::objects::Key,
+    },
+    /// The store's objects.
+    #[error("the store did not answer a listing")]
+    Objects(#[from] cas::objects::ObjectError),
     /// The hub is on its way out.
     #[error("the hub is shutting down; try again")]
     ShuttingDown,
@@ -256,12 +268,15 @@ impl Classify for Error {
             | Self::Fenced { .. }
             | Self::UnknownSession { .. }
             | Self::OtherStore { .. }
-            | Self::StateInUse { .. } => Kind::FailedPrecondition,
+            | Self::StateInUse { .. }
+            | Self::ForeignObject { .. } => Kind::FailedPrecondition,
             Self::Placement(NoPlace::Full { .. }) => Kind::ResourceExhausted,
             Self::Budget => Kind::Unimplemented,
             Self::OwnerSilent { .. } | Self::ShuttingDown => Kind::Unavailable,
             Self::Node { status, .. } => proto::status::kind(status.code()),
             Self::Stranded { failed, .. } => failed.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Objects(error) => error.kind(),
             Self::Address { .. } | Self::NoHello => Kind::InvalidArgument,
             Self::StateFile { .. } | Self::StateDirectory { .. } | Self::State(_) => Kind::Internal,
         }

@@ -16,8 +16,8 @@ const MOST_FLIGHTS: usize = 1024;
 /// What is being done to a volume. Equal operations are joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// It is being made, by the request with this digest.
-    Create(types::Hash),
+    /// It is being made, by the request that says this.
+    Create(String),
     /// It is being deleted.
     Delete,
     /// It is being brought to an entry or version.

@@ -130,12 +130,12 @@ impl Nodes {
     }
 
     /// Begins to watch a session that was found in the store or in the state file. A known one is left alone.
-    pub fn watch(&self, session: SessionId, node: &NodeName) {
+    pub fn watch(&self, session: SessionId, node: &NodeName, heard: Option<Timestamp>) {
         let now = self.clock.monotonic();
         self.known().entry(session).or_insert_with(|| Known {
             node: node.clone(),
             signs: Signs::new(now),
-            heard_wall: None,
+            heard_wall: heard,
             beat: None,
             contact: None,
         });
@@ -364,12 +364,12 @@ impl Nodes {
         live.iter().filter(|node| node.has_content(volume, version)).map(|node| node.name().clone()).collect()
     }
 
-    /// Describes the nodes, by name: every one that dialed in, and those that only the store knows where
-    /// `also` wants them. Of several sessions of a node the latest stands for it.
+    /// Describes the nodes, by name: every one that ever dialed in, and those that only the store knows where
+    /// `also` wants them (an operator's tool has a session too, and is no node). Of several sessions of a node the latest stands for it.
     pub fn describe(&self, also: impl Fn(SessionId) -> bool) -> Vec<hub::Node> {
         let all = self.known();
         let mut latest: HashMap<&NodeName, (&SessionId, &Known)> = HashMap::new();
-        for (session, known) in all.iter().filter(|(id, known)| known.contact.is_some() || also(**id)) {
+        for (session, known) in all.iter().filter(|(id, known)| known.heard_wall.is_some() || also(**id)) {
             let rank = |session: &SessionId, known: &Known| {
                 (known.contact.is_some(), known.signs.heard, session.number)
             };

@@ -3,11 +3,12 @@
 //! Nothing in it is the only copy: nodes say who they are when they dial in, records and sessions are in the store, and
 //! an intent is found again from the request's name. A file of another store, or an older schema, is emptied.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
-use types::{NodeName, RequestId, SessionId, StoreId, Timestamp, VolumeId};
+use types::{NodeName, RequestId, SessionId, StoreId, Timestamp, VersionId, VolumeId};
 
 use crate::error::Error;
 
@@ -54,8 +55,10 @@ pub struct Intent {
     pub volume: VolumeId,
     /// The node that was asked to make it.
     pub node: NodeName,
-    /// The origin, as `<volume>@<version>`; nothing for an empty volume.
-    pub origin: Option<String>,
+    /// The version that it begins with; nothing for an empty volume.
+    pub origin: Option<(VolumeId, VersionId)>,
+    /// All that the request said, so that one with other words is told from a retry.
+    pub words: String,
     /// When.
     pub created: Timestamp,
 }
@@ -69,6 +72,10 @@ pub struct CachedRecord {
     pub etag: String,
     /// The name people gave it, or empty.
     pub name: String,
+    /// The session that owns it.
+    pub owner: Option<SessionId>,
+    /// It is a volume that lives.
+    pub usable: bool,
     /// The record itself.
     pub json: String,
 }
@@ -179,12 +186,15 @@ impl State {
                 [intent.created.0.saturating_sub(INTENT_SECONDS * 1_000_000_000)],
             )?;
             transaction.execute(
-                "INSERT OR REPLACE INTO intents (request, volume, node, origin, created) VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO intents
+                     (request, volume, node, origin_volume, origin_version, words, created) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 params![
                     intent.request.as_str(),
                     intent.volume.as_str(),
                     intent.node.as_str(),
-                    intent.origin,
+                    intent.origin.as_ref().map(|(volume, _)| volume.to_string()),
+                    intent.origin.as_ref().map(|(_, version)| version.to_string()),
+                    intent.words,
                     intent.created.0
                 ],
             )?;
@@ -197,15 +207,16 @@ impl State {
     pub async fn intent(&self, request: RequestId) -> Result<Option<Intent>, Error> {
         self.run(move |db| {
             db.query_row(
-                "SELECT request, volume, node, origin, created FROM intents WHERE request = ?",
+                "SELECT request, volume, node, origin_volume, origin_version, words, created FROM intents WHERE request = ?",
                 [request.as_str()],
                 |row| {
                     Ok(Intent {
                         request: parsed(row, 0)?,
                         volume: parsed(row, 1)?,
                         node: parsed(row, 2)?,
-                        origin: row.get(3)?,
-                        created: Timestamp(row.get(4)?),
+                        origin: parsed_or_null(row, 3)?.zip(parsed_or_null(row, 4)?),
+                        words: row.get(5)?,
+                        created: Timestamp(row.get(6)?),
                     })
                 },
             )
@@ -220,8 +231,16 @@ impl State {
             let transaction = db.transaction()?;
             for record in records {
                 transaction.execute(
-                    "INSERT OR REPLACE INTO records (volume, etag, name, json) VALUES (?, ?, ?, ?)",
-                    params![record.volume.as_str(), record.etag, record.name, record.json],
+                    "INSERT OR REPLACE INTO records (volume, etag, name, owner, usable, json)
+                     VALUES (?, ?, ?, ?, ?, ?)",
+                    params![
+                        record.volume.as_str(),
+                        record.etag,
+                        record.name,
+                        record.owner.map(|owner| owner.to_string()),
+                        record.usable,
+                        record.json
+                    ],
                 )?;
             }
             transaction.commit()
@@ -232,7 +251,8 @@ impl State {
     /// Returns those of `volumes` that are kept.
     pub async fn records(&self, volumes: Vec<VolumeId>) -> Result<Vec<CachedRecord>, Error> {
         self.run(move |db| {
-            let mut query = db.prepare("SELECT volume, etag, name, json FROM records WHERE volume = ?")?;
+            let mut query =
+                db.prepare("SELECT volume, etag, name, owner, usable, json FROM records WHERE volume = ?")?;
             let mut found = Vec::new();
             for volume in volumes {
                 found.extend(query.query_row([volume.as_str()], cached).optional()?);
@@ -252,6 +272,38 @@ impl State {
         .await
     }
 
+    /// Returns the sessions that own what is kept.
+    pub async fn owners(&self) -> Result<HashSet<SessionId>, Error> {
+        self.run(|db| {
+            let mut query = db.prepare("SELECT DISTINCT owner FROM records WHERE owner IS NOT NULL")?;
+            let rows = query.query_map([], |row| parsed(row, 0))?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// Counts the volumes that live.
+    pub async fn usable(&self) -> Result<u32, Error> {
+        self.run(|db| db.query_row("SELECT count(*) FROM records WHERE usable", [], |row| row.get(0))).await
+    }
+
+    /// Forgets every record but these: what a complete listing did not have.
+    pub async fn retain(&self, there: HashSet<VolumeId>) -> Result<(), Error> {
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            {
+                let mut query = transaction.prepare("SELECT volume FROM records")?;
+                let kept: Vec<VolumeId> =
+                    query.query_map([], |row| parsed(row, 0))?.collect::<rusqlite::Result<_>>()?;
+                for volume in kept.iter().filter(|volume| !there.contains(volume)) {
+                    transaction.execute("DELETE FROM records WHERE volume = ?", [volume.as_str()])?;
+                }
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
     /// Forgets a record that the store does not have.
     pub async fn forget(&self, volume: VolumeId) -> Result<(), Error> {
         self.run(move |db| db.execute("DELETE FROM records WHERE volume = ?", [volume.as_str()]).map(drop))
@@ -260,7 +312,14 @@ impl State {
 }
 
 fn cached(row: &rusqlite::Row<'_>) -> rusqlite::Result<CachedRecord> {
-    Ok(CachedRecord { volume: parsed(row, 0)?, etag: row.get(1)?, name: row.get(2)?, json: row.get(3)? })
+    Ok(CachedRecord {
+        volume: parsed(row, 0)?,
+        etag: row.get(1)?,
+        name: row.get(2)?,
+        owner: parsed_or_null(row, 3)?,
+        usable: row.get(4)?,
+        json: row.get(5)?,
+    })
 }
 
 /// Reads a column that holds an id.
@@ -273,6 +332,18 @@ where
     text.parse().map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
     })
+}
+
+/// Reads a column that holds an id or NULL.
+fn parsed_or_null<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    if row.get_ref(column)? == rusqlite::types::ValueRef::Null {
+        return Ok(None);
+    }
+    parsed(row, column).map(Some)
 }
 
 /// Takes the lock beside the file. The kernel gives it back when this process ends, however it ends.
@@ -318,10 +389,11 @@ fn prepare(db: &mut Connection, store: StoreId) -> rusqlite::Result<()> {
              node TEXT PRIMARY KEY, session TEXT NOT NULL, address TEXT NOT NULL, zone TEXT NOT NULL,
              version TEXT NOT NULL, heard INTEGER NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS intents (
-             request TEXT PRIMARY KEY, volume TEXT NOT NULL, node TEXT NOT NULL, origin TEXT,
-             created INTEGER NOT NULL) STRICT;
+             request TEXT PRIMARY KEY, volume TEXT NOT NULL, node TEXT NOT NULL, origin_volume TEXT,
+             origin_version TEXT, words TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS records (
-             volume TEXT PRIMARY KEY, etag TEXT NOT NULL, name TEXT NOT NULL, json TEXT NOT NULL) STRICT;
+             volume TEXT PRIMARY KEY, etag TEXT NOT NULL, name TEXT NOT NULL, owner TEXT, usable INTEGER NOT NULL,
+             json TEXT NOT NULL) STRICT;
          CREATE INDEX IF NOT EXISTS records_by_name ON records (name) WHERE name <> '';",
     )?;
     transaction.commit()
@@ -337,7 +409,8 @@ mod tests {
             volume: VolumeId::for_request("vol", &request),
             request,
             node: node.parse().unwrap(),
-            origin: None,
+            origin: Some(("vol-0".parse().unwrap(), VersionId([7; 32]))),
+            words: "empty".into(),
             created: Timestamp(1),
         }
     }
@@ -365,7 +438,7 @@ mod tests {
             match State::open(path, store) {
                 Ok(state) => return state,
                 Err(Error::StateInUse { .. }) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(10)).await
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -400,6 +473,8 @@ mod tests {
             volume: volume.parse().unwrap(),
             etag: etag.into(),
             name: name.into(),
+            owner: None,
+            usable: true,
             json: "{}".into(),
         };
         state.put_records(vec![record("a", "shop", "1"), record("b", "", "1")]).await.unwrap();
@@ -407,7 +482,10 @@ mod tests {
         let ids = vec!["a".parse().unwrap(), "b".parse().unwrap(), "c".parse().unwrap()];
         assert_eq!(state.records(ids).await.unwrap(), vec![record("a", "shop", "2"), record("b", "", "1")]);
         assert_eq!(state.named("shop".into()).await.unwrap(), vec!["a".parse().unwrap()]);
+        assert_eq!(state.usable().await.unwrap(), 2);
         state.forget("a".parse().unwrap()).await.unwrap();
         assert!(state.named("shop".into()).await.unwrap().is_empty());
+        state.retain(HashSet::new()).await.unwrap();
+        assert_eq!(state.usable().await.unwrap(), 0);
     }
 }

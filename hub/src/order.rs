@@ -1,0 +1,178 @@
+//! Orders that need the owner of a volume: sync, snapshot, restore; and delete, which needs it only if it lives.
+
+use std::sync::Arc;
+
+use cas::names::NameKind;
+use cas::record::{Record, RecordKind, State as Life};
+use proto::node as wire;
+use types::{ResourceName, VolumeId};
+
+use crate::catalog::NAME;
+use crate::core::{Done, Hub, Whereabouts, order};
+use crate::create::Point;
+use crate::ensure::{dead, ensure};
+use crate::error::Error;
+use crate::flight::Operation;
+use crate::nodes::LiveNode;
+use crate::placement::NoPlace;
+use crate::view::head_version;
+
+/// The owner of a volume, or nobody where it sleeps. A dead owner is an error: taking a volume over loses what that node
+/// had not synced, and nobody asked for that here.
+async fn owner(hub: &Hub, record: &Record) -> Result<Option<LiveNode>, Error> {
+    let volume = || record.id.clone();
+    match hub.whereabouts(record, hub.reconnect_time()).await? {
+        Whereabouts::Live(node) => Ok(Some(*node)),
+        Whereabouts::Asleep => Ok(None),
+        Whereabouts::Fenced => Err(dead(record)),
+        Whereabouts::Dead { node, .. } => Err(Error::OwnerDead { volume: volume(), node }),
+        Whereabouts::Silent { node } => Err(Error::OwnerSilent { volume: volume(), node }),
+    }
+}
+
+/// The owner of a volume, which is woken where it sleeps.
+async fn awake(hub: &Arc<Hub>, volume: &VolumeId) -> Result<LiveNode, Error> {
+    let record = hub.catalog.volume(volume).await?;
+    if let Some(node) = owner(hub, &record).await? {
+        return Ok(node);
+    }
+    let woken = ensure(hub, volume, &[]).await?;
+    let node = proto::convert::required("node", &woken.node)?;
+    let gone = || Error::OwnerSilent { volume: volume.clone(), node: woken.node.clone() };
+    hub.nodes.live_by_name(&node).ok_or_else(gone)
+}
+
+/// Makes the present state durable. What sleeps is durable already.
+pub async fn sync(hub: &Arc<Hub>, volume: &VolumeId) -> Result<wire::SyncVolumeResponse, Error> {
+    let record = hub.catalog.volume(volume).await?;
+    match owner(hub, &record).await? {
+        Some(node) => sync_on(&node, volume, String::new(), wire::EntryRole::Sync).await,
+        None => Ok(wire::SyncVolumeResponse {
+            version: head_version(&record).map_or_else(String::new, |version| version.to_string()),
+            entry_id: record.head.map_or_else(String::new, |head| head.to_string()),
+            epoch: record.epoch.0,
+            ..wire::SyncVolumeResponse::default()
+        }),
+    }
+}
+
+async fn sync_on(
+    node: &LiveNode,
+    volume: &VolumeId,
+    label: String,
+    role: wire::EntryRole,
+) -> Result<wire::SyncVolumeResponse, Error> {
+    let request = wire::SyncVolumeRequest { volume_id: volume.to_string(), label, role: role.into() };
+    order(
+        node,
+        "sync the volume",
+        request,
+        |mut client, request| async move { client.sync_volume(request).await },
+    )
+    .await
+}
+
+/// Makes the present state a durable entry that does not thin with the others.
+pub async fn snapshot(hub: &Arc<Hub>, volume: &VolumeId, label: String) -> Result<proto::hub::Entry, Error> {
+    let node = awake(hub, volume).await?;
+    let synced = sync_on(&node, volume, label.clone(), wire::EntryRole::Manual).await?;
+    let id = proto::convert::required("entry_id", &synced.entry_id)?;
+    let record = hub.catalog.volume(volume).await?;
+    Ok(match record.entry(&id) {
+        Some(entry) => crate::view::entry(&record, entry),
+        // So many were made meanwhile that it rolled off; the node acknowledged it all the same.
+        None => proto::hub::Entry {
+            entry_id: synced.entry_id,
+            version: synced.version,
+            role: wire::EntryRole::Manual.into(),
+            label,
+            ..proto::hub::Entry::default()
+        },
+    })
+}
+
+/// Brings a volume back to a point on its timeline.
+pub async fn restore(
+    hub: &Arc<Hub>,
+    volume: &VolumeId,
+    point: Point,
+) -> Result<wire::RestoreVolumeResponse, Error> {
+    let record = hub.catalog.volume(volume).await?;
+    let (wanted, there) = match point {
+        Point::Entry(entry) => (entry.to_string(), record.entry(&entry).is_some()),
+        Point::Version(version) => (version.to_string(), record.find_version(&version).is_some()),
+        Point::Present => return Err(Error::NoEntry { volume: volume.clone(), wanted: String::new() }),
+    };
+    if !there {
+        return Err(Error::NoEntry { volume: volume.clone(), wanted });
+    }
+    let node = awake(hub, volume).await?;
+    let request = wire::RestoreVolumeRequest {
+        volume_id: volume.to_string(),
+        entry_id: if matches!(point, Point::Entry(_)) { wanted.clone() } else { String::new() },
+        version: if matches!(point, Point::Version(_)) { wanted.clone() } else { String::new() },
+    };
+    let work = |_| async move {
+        let answer = order(&node, "restore the volume", request, |mut client, request| async move {
+            client.restore_volume(request).await
+        });
+        answer.await.map(Done::Restored)
+    };
+    match hub.flights.fly(volume, Operation::Restore(wanted), work).await? {
+        Done::Restored(answer) => Ok(answer),
+        Done::Volume | Done::Ensured(_) => Err(Error::OperationDied { volume: volume.clone() }),
+    }
+}
+
+/// Deletes a record. One that is not there is deleted.
+pub async fn delete(hub: &Arc<Hub>, volume: &VolumeId) -> Result<(), Error> {
+    let (owned, id) = (Arc::clone(hub), volume.clone());
+    let work = |_| async move { remove(&owned, &id).await.map(|()| Done::Volume) };
+    hub.flights.fly(volume, Operation::Delete, work).await.map(drop)
+}
+
+async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
+    let Some(record) = hub.catalog.read(volume).await? else { return Ok(()) };
+    match record.state {
+        Life::Deleted | Life::Purged => return Ok(()),
+        Life::Creating | Life::Live => {}
+    }
+    // A template's name goes first: a name that points nowhere is clear, one that points to a tombstone is not.
+    if record.kind == RecordKind::Template
+        && let Some(name) = record.attributes.get(NAME).and_then(|name| name.parse::<ResourceName>().ok())
+    {
+        match cas::names::remove(&hub.store, NameKind::Template, &name, volume).await {
+            // The name was given to a newer template since.
+            Ok(_) | Err(cas::Error::NameTaken { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let node = match hub.whereabouts(&record, hub.verdict_time()).await? {
+        Whereabouts::Live(node) => *node,
+        Whereabouts::Asleep | Whereabouts::Fenced => anybody(hub, &record)?,
+        Whereabouts::Dead { session, .. } => {
+            let node = anybody(hub, &record)?;
+            hub.fence(volume, session).await?;
+            node
+        }
+        Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: volume.clone(), node }),
+    };
+    let request = wire::DeleteVolumeRequest { volume_id: volume.to_string() };
+    let answer = order(&node, "delete the volume", request, |mut client, request| async move {
+        client.delete_volume(request).await
+    });
+    answer.await?;
+    hub.catalog.read(volume).await?;
+    tracing::info!(%volume, node = %node.name(), "deleted a volume");
+    Ok(())
+}
+
+/// Returns a node that can write a tombstone: one with a copy, which it then drops, if there is one.
+fn anybody(hub: &Hub, record: &Record) -> Result<LiveNode, Error> {
+    let mut live = hub.nodes.live();
+    let with_copy = live.iter().position(|node| node.has_content(&record.id, None));
+    if live.is_empty() {
+        return Err(NoPlace::NoneLive { allowed: Vec::new() }.into());
+    }
+    Ok(live.swap_remove(with_copy.unwrap_or(0)))
+}

@@ -1,0 +1,394 @@
+//! The hub's gRPC service: strings become types here, operations are called, answers become messages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cas::names::NameKind;
+use cas::record::State as Life;
+use prost_types::Timestamp;
+use proto::convert::{optional, required};
+use proto::hub::hub_server::Hub as Service;
+use proto::hub::{self as api, resolve_response};
+use proto::node as wire;
+use tonic::{Request, Response, Status, Streaming};
+use types::{NodeName, RequestId, ResourceName, VolumeId};
+
+use crate::core::{Hub, candidates};
+use crate::create::{Limit, NewVolume, Point, Source, create, with_name};
+use crate::error::Error;
+use crate::flight::Operation;
+use crate::liveness::Liveness;
+use crate::view::{self, head_version};
+use crate::{attach, ensure, order};
+
+/// What a list gives that asks for no size.
+const PAGE: usize = 500;
+
+/// The most that a list gives at once.
+const LARGEST_PAGE: usize = 1000;
+
+/// A page ends early at this many bytes: attributes can be large, and a message may not be.
+const LARGEST_PAGE_BYTES: usize = proto::client::MAX_MESSAGE_BYTES * 3 / 4;
+
+/// Serves one hub.
+#[derive(Debug, Clone)]
+pub struct HubService {
+    hub: Arc<Hub>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl HubService {
+    /// Serves `hub`.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    async fn find(&self, text: &str) -> Result<VolumeId, Error> {
+        self.hub.catalog.find(text).await
+    }
+
+    async fn make(&self, new: NewVolume) -> Result<api::Volume, Error> {
+        let volume = create(&self.hub, new).await?;
+        self.hub.describe(&volume).await
+    }
+
+    async fn list(&self, request: api::ListVolumesRequest) -> Result<api::ListVolumesResponse, Error> {
+        let size = page_size(request.page_size);
+        let node: Option<NodeName> = optional("node", &request.node)?;
+        let token = |_| Error::PageToken { token: request.page_token.clone() };
+        let mut after: Option<VolumeId> = match request.page_token.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(token)?),
+        };
+        let mut volumes: Vec<api::Volume> = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let (records, next) = self.hub.catalog.page(after.as_ref()).await?;
+            for record in records.into_iter().filter(|record| record.state == Life::Live) {
+                let seen = self.hub.owner_seen(&record);
+                let volume = view::volume(&record, &seen);
+                if node.as_ref().is_some_and(|node| volume.node != node.as_str()) {
+                    continue;
+                }
+                bytes += prost_len(&volume);
+                if volumes.len() == size || (bytes > LARGEST_PAGE_BYTES && !volumes.is_empty()) {
+                    let next_page_token =
+                        volumes.last().map_or_else(String::new, |last| last.volume_id.clone());
+                    return Ok(api::ListVolumesResponse { volumes, next_page_token });
+                }
+                volumes.push(volume);
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => {
+                    return Ok(api::ListVolumesResponse { volumes, next_page_token: String::new() });
+                }
+            }
+        }
+    }
+
+    async fn entries(&self, request: api::ListEntriesRequest) -> Result<api::ListEntriesResponse, Error> {
+        let volume = self.find(&request.volume_id).await?;
+        let record = self.hub.catalog.living(&volume).await?;
+        let token = match request.page_token.as_str() {
+            "" => None,
+            text => {
+                Some(view::timeline_token(text).ok_or_else(|| Error::PageToken { token: text.to_owned() })?)
+            }
+        };
+        let (entries, next) = view::timeline(&record, token, page_size(request.page_size));
+        Ok(api::ListEntriesResponse { entries, next_page_token: next.unwrap_or_default() })
+    }
+
+    async fn whereabouts(&self, request: api::ResolveRequest) -> Result<api::ResolveResponse, Error> {
+        use resolve_response::State;
+        let volume = self.find(&request.volume_id).await?;
+        let hub = &self.hub;
+        let record = hub.catalog.volume(&volume).await?;
+        let mut answer = api::ResolveResponse {
+            epoch: record.epoch.0,
+            version: head_version(&record).map_or_else(String::new, |version| version.to_string()),
+            ..api::ResolveResponse::default()
+        };
+        let owner = record.owner.map(|owner| (owner, hub.nodes.liveness(owner)));
+        let name = || record.node.as_ref().map_or_else(String::new, ToString::to_string);
+        let state = match (hub.flights.current(&volume), owner) {
+            (Some((Operation::Move(_) | Operation::Ensure, Some(towards))), owner)
+                if record.node.as_ref() != Some(&towards)
+                    || owner.is_none_or(|(_, liveness)| liveness != Some(Liveness::Live)) =>
+            {
+                answer.node = towards.to_string();
+                State::Restoring
+            }
+            (_, None | Some((_, Some(Liveness::Fenced)))) => State::Asleep,
+            (_, Some((session, Some(Liveness::Live)))) => {
+                if let Some(live) = hub.nodes.live_session(session) {
+                    answer.address = live.introduction.address.clone();
+                }
+                answer.node = name();
+                State::Cached
+            }
+            (_, Some((_, Some(Liveness::Suspect | Liveness::Dead) | None))) => {
+                answer.node = name();
+                State::OwnerUnreachable
+            }
+        };
+        answer.set_state(state);
+        Ok(answer)
+    }
+
+    async fn template(&self, name: &ResourceName) -> Result<api::Template, Error> {
+        let record = crate::create::template(&self.hub, name).await?;
+        let version = head_version(&record);
+        let nodes = self.hub.nodes.holders(&record.id, version.as_ref());
+        Ok(api::Template {
+            name: name.to_string(),
+            volume_id: record.id.to_string(),
+            version: version.map_or_else(String::new, |version| version.to_string()),
+            created: Some(proto::convert::timestamp(record.created)),
+            nodes: nodes.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    async fn templates(&self) -> Result<Vec<api::Template>, Error> {
+        let mut templates = Vec::new();
+        for (name, _) in cas::names::list(&self.hub.store, NameKind::Template).await? {
+            match self.template(&name).await {
+                Ok(template) => templates.push(template),
+                // Deleted since the listing, or its name was left behind.
+                Err(Error::NoTemplate { .. } | Error::NotMadeYet { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(templates)
+    }
+
+    async fn nodes(&self) -> Result<Vec<api::Node>, Error> {
+        let owners = self.hub.state.owners().await?;
+        Ok(self.hub.nodes.describe(|session| owners.contains(&session)))
+    }
+
+    async fn status(&self) -> Result<api::HubStatus, Error> {
+        let hub = &self.hub;
+        let store = hub.store.objects().describe();
+        let checks =
+            vec![match cas::Store::open(Arc::clone(hub.store.objects()), Arc::clone(&hub.clock)).await {
+                Ok(found) if found.id() == hub.store.id() => check("store", true, &store, ""),
+                Ok(found) => check(
+                    "store",
+                    false,
+                    &format!("{store} is the store {} now, not {}", found.id(), hub.store.id()),
+                    "somebody replaced the bucket's contents: stop the nodes and look",
+                ),
+                Err(error) => check(
+                    "store",
+                    false,
+                    &proto::status::message(&error),
+                    "check the store's address and credentials; nodes keep what they have meanwhile",
+                ),
+            }];
+        Ok(api::HubStatus {
+            store_id: hub.store.id().to_string(),
+            store,
+            nodes_live: u32::try_from(hub.nodes.live().len()).unwrap_or(u32::MAX),
+            volumes: hub.state.usable().await?,
+            checks,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Service for HubService {
+    type AttachStream = attach::Answers;
+
+    async fn attach(&self, request: Request<Streaming<api::AttachRequest>>) -> Answer<Self::AttachStream> {
+        Ok(Response::new(attach::attach(&self.hub, request.into_inner())))
+    }
+
+    async fn create_volume(&self, request: Request<api::CreateVolumeRequest>) -> Answer<api::Volume> {
+        let asked = request.into_inner();
+        let template: Option<ResourceName> = optional("template", &asked.template)?;
+        let name: Option<ResourceName> = optional("name", &asked.name)?;
+        let new = NewVolume {
+            request: request_id(&asked.request_id)?,
+            source: template.map_or(Source::Empty, Source::Template),
+            required: optional("node", &asked.node)?,
+            hint: optional("node_hint", &asked.node_hint)?,
+            limit: asked.quota_bytes.map_or(Limit::Default, Limit::Asked),
+            domain: optional("domain", &asked.domain)?,
+            attributes: with_name(asked.attributes.into_iter().collect(), name.as_ref()),
+        };
+        Ok(Response::new(self.make(new).await?))
+    }
+
+    async fn fork_volume(&self, request: Request<api::ForkVolumeRequest>) -> Answer<api::Volume> {
+        let asked = request.into_inner();
+        let name: Option<ResourceName> = optional("name", &asked.name)?;
+        let source = self.find(&asked.source_volume_id).await?;
+        let new = NewVolume {
+            request: request_id(&asked.request_id)?,
+            source: Source::Fork(source, point(&asked.entry_id, &asked.version)?),
+            required: None,
+            hint: optional("node_hint", &asked.node_hint)?,
+            limit: asked.quota_bytes.map_or(Limit::Default, Limit::Asked),
+            domain: None,
+            attributes: with_name(asked.attributes.into_iter().collect::<BTreeMap<_, _>>(), name.as_ref()),
+        };
+        Ok(Response::new(self.make(new).await?))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<api::DeleteVolumeRequest>,
+    ) -> Answer<api::DeleteVolumeResponse> {
+        let text = request.into_inner().volume_id;
+        match self.find(&text).await {
+            Ok(volume) => order::delete(&self.hub, &volume).await?,
+            // A name that nobody carries: it is gone.
+            Err(Error::NoVolume { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Response::new(api::DeleteVolumeResponse {}))
+    }
+
+    async fn get_volume(&self, request: Request<api::GetVolumeRequest>) -> Answer<api::Volume> {
+        let volume = self.find(&request.into_inner().volume_id).await?;
+        Ok(Response::new(self.hub.describe(&volume).await?))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<api::ListVolumesRequest>,
+    ) -> Answer<api::ListVolumesResponse> {
+        Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+
+    async fn snapshot_volume(&self, request: Request<api::SnapshotVolumeRequest>) -> Answer<api::Entry> {
+        let asked = request.into_inner();
+        let volume = self.find(&asked.volume_id).await?;
+        Ok(Response::new(order::snapshot(&self.hub, &volume, asked.label).await?))
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<api::ListEntriesRequest>,
+    ) -> Answer<api::ListEntriesResponse> {
+        Ok(Response::new(self.entries(request.into_inner()).await?))
+    }
+
+    async fn restore_volume(
+        &self,
+        request: Request<api::RestoreVolumeRequest>,
+    ) -> Answer<wire::RestoreVolumeResponse> {
+        let asked = request.into_inner();
+        let volume = self.find(&asked.volume_id).await?;
+        let point = match point(&asked.entry_id, &asked.version)? {
+            Point::Present => {
+                return Err(Error::from(proto::convert::InvalidField::Missing { field: "entry_id" }).into());
+            }
+            point @ (Point::Entry(_) | Point::Version(_)) => point,
+        };
+        Ok(Response::new(order::restore(&self.hub, &volume, point).await?))
+    }
+
+    async fn trigger_sync(
+        &self,
+        request: Request<api::TriggerSyncRequest>,
+    ) -> Answer<wire::SyncVolumeResponse> {
+        let volume = self.find(&request.into_inner().volume_id).await?;
+        Ok(Response::new(order::sync(&self.hub, &volume).await?))
+    }
+
+    async fn ensure_cached(
+        &self,
+        request: Request<api::EnsureCachedRequest>,
+    ) -> Answer<api::EnsureCachedResponse> {
+        let asked = request.into_inner();
+        if asked.budget_cpu_millis > 0 || asked.budget_memory_bytes > 0 {
+            return Err(Error::Budget.into());
+        }
+        let candidates = candidates(&asked.candidates)?;
+        let volume = self.find(&asked.volume_id).await?;
+        Ok(Response::new(ensure::ensure(&self.hub, &volume, &candidates).await?))
+    }
+
+    async fn move_volume(&self, request: Request<api::MoveVolumeRequest>) -> Answer<api::Volume> {
+        let asked = request.into_inner();
+        let node: NodeName = required("node", &asked.node)?;
+        let volume = self.find(&asked.volume_id).await?;
+        ensure::move_to(&self.hub, &volume, &node).await?;
+        Ok(Response::new(self.hub.describe(&volume).await?))
+    }
+
+    async fn hibernate_volume(&self, request: Request<api::HibernateVolumeRequest>) -> Answer<api::Volume> {
+        let volume = self.find(&request.into_inner().volume_id).await?;
+        ensure::hibernate(&self.hub, &volume).await?;
+        Ok(Response::new(self.hub.describe(&volume).await?))
+    }
+
+    async fn resolve(&self, request: Request<api::ResolveRequest>) -> Answer<api::ResolveResponse> {
+        Ok(Response::new(self.whereabouts(request.into_inner()).await?))
+    }
+
+    async fn list_nodes(&self, _: Request<api::ListNodesRequest>) -> Answer<api::ListNodesResponse> {
+        Ok(Response::new(api::ListNodesResponse { nodes: self.nodes().await? }))
+    }
+
+    async fn get_template(&self, request: Request<api::GetTemplateRequest>) -> Answer<api::Template> {
+        let name = required("name", &request.into_inner().name)?;
+        Ok(Response::new(self.template(&name).await?))
+    }
+
+    async fn list_templates(
+        &self,
+        _: Request<api::ListTemplatesRequest>,
+    ) -> Answer<api::ListTemplatesResponse> {
+        Ok(Response::new(api::ListTemplatesResponse { templates: self.templates().await? }))
+    }
+
+    async fn get_hub(&self, _: Request<api::GetHubRequest>) -> Answer<api::HubStatus> {
+        Ok(Response::new(self.status().await?))
+    }
+}
+
+/// The caller's request id, or a fresh one.
+fn request_id(text: &str) -> Result<RequestId, Error> {
+    Ok(optional("request_id", text)?.unwrap_or_else(RequestId::random))
+}
+
+/// Reads the pair of entry and version; the entry says more, so it wins.
+fn point(entry: &str, version: &str) -> Result<Point, Error> {
+    let entry = optional("entry_id", entry)?;
+    let version = optional("version", version)?;
+    Ok(match (entry, version) {
+        (Some(entry), _) => Point::Entry(entry),
+        (None, Some(version)) => Point::Version(version),
+        (None, None) => Point::Present,
+    })
+}
+
+fn page_size(asked: u32) -> usize {
+    match usize::try_from(asked) {
+        Ok(0) => PAGE,
+        Ok(asked) => asked.min(LARGEST_PAGE),
+        Err(_) => LARGEST_PAGE,
+    }
+}
+
+fn check(name: &str, ok: bool, detail: &str, remedy: &str) -> wire::Check {
+    wire::Check { name: name.to_owned(), ok, detail: detail.to_owned(), remedy: remedy.to_owned() }
+}
+
+/// A bound on the encoded size of a volume, from its texts: what else is in it is small and fixed.
+fn prost_len(volume: &api::Volume) -> usize {
+    const FIXED: usize = 512;
+    let maps = volume.attributes.iter().chain(&volume.branches);
+    FIXED
+        + size_of::<Timestamp>() * 2
+        + volume.detail.len()
+        + volume.path.len()
+        + volume.name.len()
+        + maps.map(|(key, value)| key.len() + value.len() + 8).sum::<usize>()
+}

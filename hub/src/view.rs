@@ -1,0 +1,170 @@
+//! What callers see of a record: the record itself, where its owner is, and what the owner's node said last.
+
+use cas::record::{Record, RecordKind};
+use cas::{Entry, Role};
+use proto::convert::timestamp;
+use proto::{hub, node as wire};
+use types::{EntryId, VersionId};
+
+use crate::catalog::NAME;
+use crate::flight::Operation;
+use crate::liveness::Liveness;
+
+/// What is known of a volume's owner.
+#[derive(Debug, Clone, Default)]
+pub struct OwnerSeen {
+    /// Whether its session lives; nothing for a volume without owner.
+    pub liveness: Option<Liveness>,
+    /// The volume as its node described it.
+    pub volume: Option<wire::Volume>,
+    /// What is being done to it.
+    pub operation: Option<Operation>,
+}
+
+/// Returns the version of an entry.
+pub fn version_of(entry: &Entry) -> Option<VersionId> {
+    entry.version()
+}
+
+/// Returns the durable head's version.
+pub fn head_version(record: &Record) -> Option<VersionId> {
+    record.head_entry().and_then(version_of)
+}
+
+/// Returns the wire's word for a kind.
+pub fn wire_kind(kind: RecordKind) -> wire::RecordKind {
+    match kind {
+        RecordKind::Volume => wire::RecordKind::Volume,
+        RecordKind::Snapshot => wire::RecordKind::Snapshot,
+        RecordKind::Template => wire::RecordKind::Template,
+        RecordKind::Bundle => wire::RecordKind::Bundle,
+        RecordKind::Orphan => wire::RecordKind::Orphan,
+    }
+}
+
+/// Returns the wire's word for a role.
+pub fn wire_role(role: Role) -> wire::EntryRole {
+    match role {
+        Role::Sync => wire::EntryRole::Sync,
+        Role::Manual => wire::EntryRole::Manual,
+        Role::Event => wire::EntryRole::Event,
+        Role::Step => wire::EntryRole::Step,
+    }
+}
+
+/// Says how a volume is, and why, where the why is not its node's to tell.
+fn health(record: &Record, seen: &OwnerSeen) -> (wire::Health, String) {
+    if record.kind.is_sealed() {
+        return (wire::Health::Healthy, String::new());
+    }
+    match &seen.operation {
+        Some(Operation::Move(node)) => return (wire::Health::Moving, format!("on its way to {node}")),
+        Some(Operation::Ensure | Operation::Restore(_)) => {
+            return (wire::Health::Restoring, "being brought to a node".to_owned());
+        }
+        Some(Operation::Create(_) | Operation::Delete | Operation::Hibernate) | None => {}
+    }
+    let node = record.node.as_ref().map_or("its node", |node| node.as_str());
+    match seen.liveness {
+        None => (wire::Health::Asleep, String::new()),
+        Some(Liveness::Fenced) => (
+            wire::Health::Asleep,
+            format!("{node} was fenced; what it had not synced comes back as an orphan if it returns"),
+        ),
+        Some(Liveness::Suspect) => (wire::Health::OwnerUnreachable, format!("{node} is silent")),
+        Some(Liveness::Dead) => {
+            (wire::Health::OwnerUnreachable, format!("{node} is dead; wake the volume to take it over"))
+        }
+        Some(Liveness::Live) => match &seen.volume {
+            Some(volume) => (volume.health(), volume.detail.clone()),
+            None => (wire::Health::Unspecified, "its node has not told of it yet".to_owned()),
+        },
+    }
+}
+
+/// Describes a volume.
+pub fn volume(record: &Record, seen: &OwnerSeen) -> hub::Volume {
+    let (health, detail) = health(record, seen);
+    let awake = matches!(seen.liveness, Some(Liveness::Live | Liveness::Suspect | Liveness::Dead));
+    let told = seen.volume.as_ref().filter(|_| seen.liveness == Some(Liveness::Live));
+    let head = record.head_entry();
+    let mut described = hub::Volume {
+        volume_id: record.id.to_string(),
+        name: record.attributes.get(NAME).cloned().unwrap_or_else(|| record.id.to_string()),
+        node: record.node.as_ref().filter(|_| awake).map_or_else(String::new, ToString::to_string),
+        epoch: record.epoch.0,
+        version: text(head_version(record)),
+        dirty: told.is_some_and(|volume| volume.dirty),
+        quota_bytes: record.quota.limit_bytes.unwrap_or(0),
+        used_bytes: told.map_or(record.quota.charge_bytes, |volume| volume.used_bytes),
+        health: health.into(),
+        detail,
+        origin: record.origin.as_ref().map(|origin| wire::Origin {
+            volume_id: origin.volume.to_string(),
+            version: text(origin.versions.values().next()),
+        }),
+        kind: wire_kind(record.kind).into(),
+        created: Some(timestamp(record.created)),
+        last_sync: head.map(|entry| timestamp(entry.time)),
+        session: text(record.owner.filter(|_| awake)),
+        domain: record.domain.to_string(),
+        attributes: record.attributes.clone().into_iter().collect(),
+        branches: record.branches.iter().map(|(name, tip)| (name.clone(), tip.to_string())).collect(),
+        mounted: told.is_some_and(|volume| volume.mounted),
+        path: told.map_or_else(String::new, |volume| volume.path.clone()),
+    };
+    // A sync that finds nothing changed writes no entry, but the present is durable all the same.
+    if let Some(synced) = told.and_then(|volume| volume.last_sync)
+        && described.last_sync.is_none_or(|entry| proto::convert::time(entry) < proto::convert::time(synced))
+    {
+        described.last_sync = Some(synced);
+    }
+    described
+}
+
+/// Describes an entry of a record.
+pub fn entry(record: &Record, entry: &Entry) -> hub::Entry {
+    let branch = record.branches.iter().find(|(_, tip)| **tip == entry.id);
+    hub::Entry {
+        entry_id: entry.id.to_string(),
+        version: text(version_of(entry)),
+        previous: text(entry.previous),
+        time: Some(timestamp(entry.time)),
+        role: wire_role(entry.role).into(),
+        label: entry.label.clone(),
+        head: record.head == Some(entry.id),
+        branch: branch.map_or_else(String::new, |(name, _)| name.clone()),
+    }
+}
+
+/// Returns a page of the timeline, newest first, and the token of the next one. A token is the last entry shown; where
+/// that was thinned since, the page goes on with what is older than it was.
+pub fn timeline(
+    record: &Record,
+    token: Option<(types::Timestamp, EntryId)>,
+    size: usize,
+) -> (Vec<hub::Entry>, Option<String>) {
+    let mut entries = record.entries.iter().rev().peekable();
+    if let Some((time, id)) = token {
+        match record.entry(&id) {
+            Some(_) => drop(entries.by_ref().find(|entry| entry.id == id)),
+            None => while entries.next_if(|entry| entry.time >= time).is_some() {},
+        }
+    }
+    let page: Vec<&Entry> = entries.by_ref().take(size).collect();
+    let next = match (page.last(), entries.peek()) {
+        (Some(last), Some(_)) => Some(format!("{}.{}", last.time.0, last.id)),
+        _ => None,
+    };
+    (page.into_iter().map(|one| entry(record, one)).collect(), next)
+}
+
+/// Reads the token of a timeline.
+pub fn timeline_token(text: &str) -> Option<(types::Timestamp, EntryId)> {
+    let (time, id) = text.split_once('.')?;
+    Some((types::Timestamp(time.parse().ok()?), id.parse().ok()?))
+}
+
+fn text(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
