@@ -6,6 +6,7 @@ use types::{
 
 use crate::objects::{Key, ObjectError};
 use crate::record::State;
+use crate::tree::TreeError;
 
 /// Everything that an operation of this crate may answer instead of doing its work.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,10 @@ pub enum Error {
     /// The object store failed.
     #[error(transparent)]
     Object(#[from] ObjectError),
+
+    /// A tree could not be written, read, restored or proved.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
 
     /// A conditional write was sent and its outcome is not known; it may still happen.
     #[error("the write of {key} was sent and not answered: it may still happen, settle it before going on")]
@@ -325,6 +330,7 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Object(error) => error.kind(),
+            Self::Tree(error) => error.kind(),
             Self::Unsettled { .. } => Kind::Unavailable,
             Self::NoStore { .. }
             | Self::NotOurs { .. }

@@ -16,8 +16,8 @@ pub mod session;
 mod settle;
 mod store;
 pub mod thin;
+pub mod tree;
 pub mod update;
-mod version;
 
 pub use codec::{FORMAT, MAX_SMALL_OBJECT_BYTES};
 pub use entry::{Entry, Heads, Role, Tips};
@@ -26,4 +26,7 @@ pub use guard::{Claim, Known};
 pub use record::{Record, RecordKind};
 pub use session::{Operation, Session};
 pub use store::{Retry, Store, Stored};
-pub use version::{Location, VersionRef};
+pub use tree::{
+    Cache, Changes, ChildChange, DirChange, Location, Parent, Reader, RestoreOptions, Restored, TreeError,
+    VerifyReport, VersionRef, WriteOptions, Writer, Written,
+};

@@ -1,0 +1,39 @@
+//! Trees: a directory of any filesystem as nodes and bytes in packs, and back.
+//!
+//! A version is the BLAKE3 of its root node, the same on every machine. Bytes are stored in frames of packs, found
+//! through the locations that lie beside each node, and proved against the identity whenever they are read.
+//! [`Writer`] puts a directory in, whole or by what changed; [`Reader`] reads parts of a version without restoring it,
+//! restores it, turns one version on disk into another, and verifies. `FORMAT.md` has every byte.
+
+mod cache;
+mod changes;
+mod codec;
+mod error;
+mod fetch;
+mod filemap;
+mod frame;
+mod location;
+mod manifest;
+mod node;
+mod pack;
+mod put;
+mod read;
+mod restore;
+mod source;
+mod stored;
+mod verify;
+
+pub use cache::Cache;
+pub use changes::{Changes, ChildChange, DirChange};
+pub use codec::Malformed;
+pub use error::TreeError;
+pub use frame::{Codec, FrameHeader, FrameKind};
+pub use location::{Extent, Location, PackUse, VersionRef};
+pub use manifest::{Manifest, PackNeeded};
+pub use node::{Entry, Item, Metadata, Node, Xattr, tree_order};
+pub use pack::{Footer, FooterError, PACK_END, PACK_MAGIC, PACK_MAX, PackedFrame};
+pub use put::{Parent, WriteOptions, Writer, Written};
+pub use read::{Difference, Found, FoundKind, Reader};
+pub use restore::{RestoreOptions, Restored};
+pub use stored::Totals;
+pub use verify::VerifyReport;
