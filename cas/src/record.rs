@@ -269,9 +269,11 @@ pub async fn ids(store: &Store) -> Result<Vec<VolumeId>, Error> {
 /// Reads all records: complete, or an error. One that is removed meanwhile may be absent.
 pub async fn list(store: &Store) -> Result<Vec<Stored<Record>>, Error> {
     let ids = ids(store).await?;
-    // Owned ids: a future that borrows them is not `Send` for a task.
-    let records = futures::stream::iter(ids.into_iter().map(|id| async move { read(store, &id).await }));
-    let records = records.buffered(READ_AHEAD);
+    let records = futures::stream::iter(ids.into_iter().map(|id| {
+        let store = store.clone();
+        async move { read(&store, &id).await }
+    }))
+    .buffered(READ_AHEAD);
     records.try_filter_map(|record| async move { Ok(record) }).try_collect().await
 }
 

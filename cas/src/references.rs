@@ -22,11 +22,14 @@ const LOOK_AHEAD: usize = 16;
 /// Confirms packs by looking each up in the store, now, under the operation's pin.
 pub async fn confirm(operation: &Operation, packs: &BTreeSet<PackId>) -> Result<(), Error> {
     allowed(operation, packs)?;
-    let looks = futures::stream::iter(packs.iter().map(|pack| async move {
-        match operation.session().store().objects().head(&keys::pack(pack)).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => Err(Error::NoPack { pack: pack.clone() }),
-            Err(error) => Err(error.into()),
+    let looks = futures::stream::iter(packs.clone().into_iter().map(|pack| {
+        let store = operation.session().store().clone();
+        async move {
+            match store.objects().head(&keys::pack(&pack)).await {
+                Ok(_) => Ok(()),
+                Err(error) if error.is_not_found() => Err(Error::NoPack { pack }),
+                Err(error) => Err(error.into()),
+            }
         }
     }));
     looks.buffer_unordered(LOOK_AHEAD).try_collect::<()>().await?;

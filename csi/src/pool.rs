@@ -19,7 +19,6 @@ use types::{ByteSize, PoolId, StoreId};
 
 pub use device::{IMAGE, MOUNT};
 pub use identity::{Identity, read_json, write_json};
-pub(crate) use start::room;
 
 use crate::error::Error;
 use commit::{Commits, Part};
@@ -196,7 +195,7 @@ impl Pool {
     /// [`Error::NoSpace`] says of which kind.
     pub async fn require_room(&self) -> Result<(), Error> {
         let space = self.run(|root| Ok(btrfs::space::space(root)?)).await?;
-        room(&space)
+        start::room(&space)
     }
 }
 

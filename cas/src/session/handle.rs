@@ -24,6 +24,9 @@ use crate::update::{Next, create, update};
 /// How often the collection may move on while a session joins, before joining is an error.
 const MAX_JOIN_ROUNDS: u32 = 100;
 
+/// How often a write of the session's object is sent again after a refusal that nobody's write explains.
+const MAX_SEND_ROUNDS: u32 = 8;
+
 /// A live session, held by one process. Clones are handles of the same one.
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
@@ -417,26 +420,33 @@ impl Session {
     /// Settles the pending write of the session's object.
     async fn send(&self, written: &mut Written) -> Result<(), Error> {
         let Some((record, bytes)) = written.pending.clone() else { return Ok(()) };
-        let condition = Condition::IfMatch(written.etag.clone());
-        let etag = match settle::put(&self.0.store, &self.0.key, &bytes, &condition).await? {
-            Settled::Written(etag) => etag,
-            Settled::Absent => return Err(Error::NoSession { session: self.0.id }),
-            Settled::Refused => match settle::read::<SessionRecord>(&self.0.store, &self.0.key).await? {
-                None => return Err(Error::NoSession { session: self.0.id }),
-                // Fencing keeps the rest, so the state decides first.
-                Some(now)
-                    if now.value.state == SessionState::Fenced && record.state == SessionState::Live =>
-                {
-                    return Err(self.end(Ended::Fenced));
+        for _ in 0..MAX_SEND_ROUNDS {
+            let condition = Condition::IfMatch(written.etag.clone());
+            let etag = match settle::put(&self.0.store, &self.0.key, &bytes, &condition).await? {
+                Settled::Written(etag) => etag,
+                Settled::Absent => return Err(Error::NoSession { session: self.0.id }),
+                Settled::Refused => {
+                    let now = settle::read::<SessionRecord>(&self.0.store, &self.0.key).await?;
+                    let Some(now) = now else { return Err(Error::NoSession { session: self.0.id }) };
+                    if now.value == record {
+                        now.etag
+                    } else if now.value.state == SessionState::Fenced {
+                        return Err(self.end(Ended::Fenced));
+                    } else if now.value == written.record {
+                        // Nobody wrote: something between here and the store answered for it.
+                        written.etag = now.etag;
+                        continue;
+                    } else {
+                        return Err(self.end(Ended::Stolen));
+                    }
                 }
-                Some(now) if now.value == record => now.etag,
-                Some(_) => return Err(self.end(Ended::Stolen)),
-            },
-        };
-        written.etag = etag;
-        self.holds().reserved = record.reserved;
-        written.record = record;
-        written.pending = None;
-        Ok(())
+            };
+            written.etag = etag;
+            self.holds().reserved = record.reserved;
+            written.record = record;
+            written.pending = None;
+            return Ok(());
+        }
+        Err(Error::Contended { key: self.0.key.clone() })
     }
 }

@@ -111,9 +111,11 @@ async fn list_below(store: &Store, prefix: &str) -> Result<Vec<Stored<SessionRec
             text.parse().map_err(|error: types::InvalidId| Error::corrupt(&meta.key, error.to_string()))?;
         ids.push(id);
     }
-    // Owned ids: a future that borrows them is not `Send` for a task.
-    let sessions = futures::stream::iter(ids.into_iter().map(|id| async move { read(store, &id).await }));
-    let sessions = sessions.buffered(READ_AHEAD);
+    let sessions = futures::stream::iter(ids.into_iter().map(|id| {
+        let store = store.clone();
+        async move { read(&store, &id).await }
+    }))
+    .buffered(READ_AHEAD);
     sessions.try_filter_map(|session| async move { Ok(session) }).try_collect().await
 }
 

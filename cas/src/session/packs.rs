@@ -16,6 +16,9 @@ use crate::settle::{self, Settled};
 /// How many pack numbers are reserved at once. A number lost to a crash costs nothing.
 pub(super) const PACK_BLOCK: u64 = 4096;
 
+/// How often a pack is sent again after a refusal that nobody's write explains.
+const MAX_PUT_ROUNDS: u32 = 8;
+
 impl Session {
     /// Names a new pack. Needs an open operation, which keeps the pack from garbage collection until it is referred to.
     pub async fn next_pack(&self, domain: &Domain) -> Result<PackId, Error> {
@@ -44,17 +47,21 @@ impl Session {
         }
         self.check_not_ended(&self.holds())?;
         let key = keys::pack(id);
-        let change = match settle::put(self.store(), &key, &bytes, &Condition::IfAbsent).await? {
-            Settled::Written(_) => Change::Made(()),
-            Settled::Refused => {
-                // Only an earlier request of this very write can have made it, and then the bytes are the same.
-                let found = self.store().objects().get(&key).await?;
-                if found.bytes != bytes {
-                    return Err(Error::ForeignPack { pack: id.clone() });
-                }
-                Change::Already(())
+        let mut rounds = 0;
+        let change = loop {
+            match settle::put(self.store(), &key, &bytes, &Condition::IfAbsent).await? {
+                Settled::Written(_) => break Change::Made(()),
+                Settled::Refused => {}
+                Settled::Absent => return Err(ObjectError::NotFound { key }.into()),
             }
-            Settled::Absent => return Err(ObjectError::NotFound { key }.into()),
+            // Only an earlier request of this very write can have made it, and then the bytes are the same.
+            match self.store().objects().get(&key).await {
+                Ok(found) if found.bytes == bytes => break Change::Already(()),
+                Ok(_) => return Err(Error::ForeignPack { pack: id.clone() }),
+                // Refused and not there: nobody's write explains it, so ask again.
+                Err(error) if error.is_not_found() && rounds < MAX_PUT_ROUNDS => rounds += 1,
+                Err(error) => return Err(error.into()),
+            }
         };
         self.holds().acknowledged.insert(id.clone());
         Ok(change)
