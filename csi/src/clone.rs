@@ -1,7 +1,8 @@
 //! A snapshot of a tree with everything in it. The kernel's snapshot shows a nested subvolume as an empty directory, so
 //! those are snapshotted too, each into its place.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use btrfs::{Dir, Errno, GroupId, subvolume};
 use nix::sys::stat::futimens;
@@ -18,9 +19,13 @@ const ATTEMPTS: u32 = 5;
 pub struct Cloned {
     /// The new tree.
     pub dir: Dir,
-    /// How many nested subvolumes came along.
-    pub nested: usize,
+    /// When something last changed in each subvolume of it, by its path, as it was in the source. In the copy the marks
+    /// of those with nested subvolumes differ: these are put into their places there.
+    pub marks: Roots,
 }
+
+/// Paths of subvolumes (the root's is empty) and the transaction of the last change in each.
+pub type Roots = BTreeMap<PathBuf, u64>;
 
 /// Makes `name` in `directory` a snapshot of the subvolume `source`, with the subvolumes nested in it. Without any it is
 /// one ioctl. Leaves nothing where it fails.
@@ -35,7 +40,9 @@ pub fn clone(
     group: Option<GroupId>,
 ) -> Result<Cloned, Error> {
     if subvolume::children(source)?.is_empty() {
-        return Ok(Cloned { dir: directory.snapshot(source, name, readonly, group)?, nested: 0 });
+        let dir = directory.snapshot(source, name, readonly, group)?;
+        let marks = Roots::from([(PathBuf::new(), subvolume::info(&dir)?.ctransid)]);
+        return Ok(Cloned { dir, marks });
     }
     for attempt in 1.. {
         let result = clone_nested(source, directory, name, readonly, group);
@@ -58,6 +65,7 @@ fn clone_nested(
     group: Option<GroupId>,
 ) -> Result<Cloned, Error> {
     let root = directory.snapshot(source, name, false, group)?;
+    let mut marks = Roots::from([(PathBuf::new(), subvolume::info(&root)?.ctransid)]);
     let nested = subvolume::nested(source)?;
     // Each comes after the one that it is in, so its stub is there when its turn comes.
     for one in &nested {
@@ -71,7 +79,8 @@ fn clone_nested(
             Err(error) if error.is(Errno::ENOENT) => continue,
             Err(error) => return Err(error.into()),
         }
-        drop(parent.snapshot(&from, last, false, group)?);
+        let inner = parent.snapshot(&from, last, false, group)?;
+        marks.insert(one.path.clone(), subvolume::info(&inner)?.ctransid);
         // The directory is part of the tree's identity, its time too.
         let time = |seconds, nanos| TimeSpec::new(seconds, nanos);
         futimens(
@@ -91,7 +100,7 @@ fn clone_nested(
         }
         subvolume::set_readonly(&root, true)?;
     }
-    Ok(Cloned { dir: root, nested: nested.len() })
+    Ok(Cloned { dir: root, marks })
 }
 
 fn beneath(root: &Dir, path: Option<&Path>) -> Result<Dir, Error> {

@@ -101,12 +101,9 @@ pub enum Error {
         /// The store that is there.
         store: StoreId,
     },
-    /// The session was fenced and there is no new one yet.
-    #[error("the node's session {session} was fenced; a new one is being opened")]
-    SessionFenced {
-        /// Which session.
-        session: SessionId,
-    },
+    /// There is no live session: the last one was fenced, or the store could not be reached yet.
+    #[error("the node has no live session with the store at the moment; one is being opened")]
+    NoSession,
     /// The path is not a mounted btrfs.
     #[error(
         "{} is not a mounted btrfs ({found}): give the mount point of one, or --pool-size SIZE to make a loop file \
@@ -229,16 +226,6 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The store lacks what one-writer needs.
-    #[error(
-        "the store {url} does not keep conditional writes ({what}), so two nodes could overwrite each other: use another store"
-    )]
-    StoreUnsafe {
-        /// What was given.
-        url: String,
-        /// What the probe found.
-        what: String,
-    },
     /// A tool of the system cannot be run.
     #[error("{tool} cannot be run: is it installed?")]
     Tool {
@@ -270,6 +257,12 @@ pub enum Error {
     /// The kernel refused a btrfs call.
     #[error(transparent)]
     Btrfs(#[from] btrfs::Error),
+    /// The store, or what is in it.
+    #[error(transparent)]
+    Cas(#[from] cas::Error),
+    /// A tree in the store, or one on its way there.
+    #[error(transparent)]
+    Tree(#[from] cas::tree::TreeError),
     /// state.db.
     #[error("state.db: {0}")]
     State(#[from] rusqlite::Error),
@@ -310,18 +303,19 @@ impl Classify for Error {
             | Self::PoolInUse { .. }
             | Self::PoolTooNew { .. }
             | Self::StateTooNew { .. }
-            | Self::StoreUnsafe { .. }
             | Self::Tool { .. }
             | Self::Listen { .. }
             | Self::ToolFailed { .. } => Kind::FailedPrecondition,
             Self::PoolFull { .. } | Self::NoSpace { .. } => Kind::ResourceExhausted,
             Self::NoQuota { .. } => Kind::Unimplemented,
             Self::Damaged { .. } => Kind::DataLoss,
-            Self::SessionFenced { .. } | Self::ShuttingDown | Self::StoreUnusable { .. } => Kind::Unavailable,
+            Self::NoSession | Self::ShuttingDown | Self::StoreUnusable { .. } => Kind::Unavailable,
             Self::PoolPath { source, .. } | Self::Io { source, .. } => {
                 source.raw_os_error().map_or(Kind::Internal, errno_kind)
             }
             Self::Btrfs(error) => errno_kind(error.errno()),
+            Self::Cas(error) => error.kind(),
+            Self::Tree(error) => error.kind(),
             Self::State(error) => match error.sqlite_error_code() {
                 Some(rusqlite::ErrorCode::DiskFull) => Kind::ResourceExhausted,
                 Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {

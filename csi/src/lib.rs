@@ -3,13 +3,34 @@
 //! `README.md` beside this crate says what holds and why; `PROTOCOL.md` in the project says who may write what.
 
 pub mod about;
+pub mod acquire;
 pub mod clone;
 pub mod config;
+pub mod create;
+pub mod delete;
 pub mod error;
 pub mod files;
+pub mod hub_link;
 pub mod layout;
+pub mod liveness;
+pub mod local;
 pub mod locks;
+pub mod materialise;
 pub mod mounts;
+pub mod node;
 pub mod pool;
+pub mod quota;
+pub mod relative;
+pub mod release;
+pub mod restore;
+pub mod seal;
+pub mod server;
+pub mod service;
+pub mod settle;
 pub mod shelf;
+pub mod start;
 pub mod state;
+pub mod status;
+pub mod sync;
+pub mod volume;
+pub mod volumes;

@@ -1,1 +1,30 @@
-fn main() {}
+//! `opensail-csi`: parse, log, build, run.
+
+use clap::Parser as _;
+use csi::config::{Cli, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let stop = CancellationToken::new();
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopper = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopper.cancel();
+    });
+    match cli.command {
+        Command::Node(config) => Ok(csi::server::run(config, stop).await?),
+    }
+}

@@ -19,6 +19,7 @@ use types::{ByteSize, PoolId, StoreId};
 
 pub use device::{IMAGE, MOUNT};
 pub use identity::{Identity, read_json, write_json};
+pub(crate) use start::room;
 
 use crate::error::Error;
 use commit::{Commits, Part};
@@ -195,7 +196,7 @@ impl Pool {
     /// [`Error::NoSpace`] says of which kind.
     pub async fn require_room(&self) -> Result<(), Error> {
         let space = self.run(|root| Ok(btrfs::space::space(root)?)).await?;
-        start::room(&space)
+        room(&space)
     }
 }
 

@@ -86,6 +86,18 @@ impl Shelf {
         Some(Loan { shelf: self.clone(), place: place.clone(), version: *version })
     }
 
+    /// Lends the newest snapshot of this volume, or what it grew from, that holds `version`.
+    pub fn lend_of(&self, id: &VolumeId, version: &VersionId) -> Option<Loan> {
+        let mut places = self.lock();
+        let of_volume = |place: &Place, holders: &Holders| {
+            place.version() == Some(*version)
+                && (place.owner().as_ref() == Some(id) || holders.bases.contains(id))
+        };
+        let (place, holders) = places.iter_mut().rev().find(|(place, holders)| of_volume(place, holders))?;
+        holders.loans += 1;
+        Some(Loan { shelf: self.clone(), place: place.clone(), version: *version })
+    }
+
     /// Lends the snapshot at `place`.
     pub fn lend_place(&self, place: &Place) -> Option<Loan> {
         let mut places = self.lock();
@@ -98,6 +110,11 @@ impl Shelf {
         self.lock().contains_key(place)
     }
 
+    /// All of them.
+    pub fn places(&self) -> Vec<Place> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// The snapshots in the directory of one volume.
     pub fn of_volume(&self, id: &VolumeId) -> Vec<Place> {
         self.lock().keys().filter(|place| place.owner().as_ref() == Some(id)).cloned().collect()
@@ -107,6 +124,14 @@ impl Shelf {
     pub fn take_free(&self) -> Vec<Place> {
         let mut places = self.lock();
         let all: Vec<Place> = places.keys().cloned().collect();
+        all.into_iter().filter(|place| Self::take_if_free(&mut places, place)).collect()
+    }
+
+    /// As [`Self::take_free`], of one volume's directory.
+    pub fn take_free_of(&self, id: &VolumeId) -> Vec<Place> {
+        let mut places = self.lock();
+        let all: Vec<Place> =
+            places.keys().filter(|place| place.owner().as_ref() == Some(id)).cloned().collect();
         all.into_iter().filter(|place| Self::take_if_free(&mut places, place)).collect()
     }
 

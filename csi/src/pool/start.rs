@@ -18,11 +18,17 @@ use crate::layout::{LOCK, STAGING, TEMPLATES, VOLUMES};
 use crate::mounts;
 
 impl Pool {
-    /// Opens the pool that `config` names, or makes it. Blocks: it runs before the runtime has anything else to do.
+    /// Opens the pool that `config` names, or makes it.
     ///
     /// # Errors
     /// The pool cannot be used; the text says what to do.
-    pub fn open(config: &NodeConfig) -> Result<Self, Error> {
+    #[expect(clippy::disallowed_methods, reason = "the door is not there before the pool is")]
+    pub async fn open(config: NodeConfig) -> Result<Self, Error> {
+        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&config));
+        opened.await.map_err(|_| Error::Panicked { operation: "opening the pool" })?
+    }
+
+    fn open_blocking(config: &NodeConfig) -> Result<Self, Error> {
         if config.pool_size.is_some() || config.device.is_some() {
             std::fs::create_dir_all(&config.pool)
                 .map_err(|source| Error::PoolPath { path: config.pool.clone(), source })?;
@@ -134,7 +140,7 @@ fn full_pool(error: Error, path: &Path) -> Error {
 }
 
 /// Says whether the pool can take something new.
-pub(super) fn room(space: &Space) -> Result<(), Error> {
+pub(crate) fn room(space: &Space) -> Result<(), Error> {
     let metadata = space.available_metadata_bytes();
     if metadata < METADATA_RESERVE.0 {
         return Err(Error::NoSpace { what: "metadata", left: ByteSize(metadata) });

@@ -1,0 +1,367 @@
+//! Create and fork: the record first (creating, without references), then the tree, then the record's first version. A
+//! fork of what is here is one snapshot and one commit, and moves no data.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use btrfs::GroupId;
+use cas::entry::data_head;
+use cas::lifecycle;
+use cas::record::{NewRecord, Origin, Quota, RecordKind, State};
+use cas::{Claim, Operation, Record, Session, Stored, VersionRef, references};
+use types::{Change, Domain, MemberName, PackId, RequestId, VersionId, VolumeId};
+
+use crate::about::About;
+use crate::error::Error;
+use crate::layout::STAGING;
+use crate::local::{self, Taken};
+use crate::materialise::Staged;
+use crate::node::Node;
+use crate::volume::{Base, Facts, Head, Standing, Volume};
+
+/// What is to be made.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// Its id, made from the request.
+    pub id: VolumeId,
+    /// The request that makes it.
+    pub request: RequestId,
+    /// What it begins as; nothing: an empty directory.
+    pub origin: Option<(VolumeId, VersionId)>,
+    /// Its limit; none is unlimited, which somebody asked for.
+    pub limit_bytes: Option<u64>,
+    /// Its dedup domain, if not that of its origin.
+    pub domain: Option<Domain>,
+    /// What the creator attaches.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What a volume is made from.
+#[derive(Debug, Clone)]
+struct Source {
+    id: VolumeId,
+    tree: VersionRef,
+    record: Stored<Record>,
+}
+
+/// A new tree with its version, in its place, not yet in the record.
+struct Built {
+    base: Base,
+}
+
+impl Node {
+    /// Makes a volume. The same request again finds what the first one made.
+    ///
+    /// # Errors
+    /// The id is taken, the origin is not there, or pool or store failed.
+    pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<Change<Arc<Volume>>, Error> {
+        let guard = self.locks().try_acquire(&request.id, "create")?;
+        let node = Arc::clone(self);
+        self.detached("create", async move {
+            let _guard = guard;
+            node.create_locked(request).await
+        })
+        .await
+    }
+
+    async fn create_locked(self: &Arc<Self>, request: CreateRequest) -> Result<Change<Arc<Volume>>, Error> {
+        let session = self.session()?;
+        if let Some(volume) = self.volumes().find(&request.id)
+            && matches!(volume.facts().standing, Standing::Owned { .. })
+        {
+            return self.created_before(&request, volume).await;
+        }
+        self.pool().require_room().await?;
+        let operation = session.begin()?;
+        let source = self.source(&request).await?;
+        let group = self.new_group(request.limit_bytes).await?;
+        // What is staged is nobody's yet, so the record may be written meanwhile.
+        let (begun, staged) =
+            tokio::join!(self.begin(&session, &request, source.as_ref()), self.stage(source.as_ref(), group));
+        let (record, staged) = match (begun, staged) {
+            (Ok(record), Ok(staged)) => (record, staged),
+            (begun, staged) => {
+                if let Ok(staged) = &staged {
+                    self.unstage(&staged.name).await;
+                }
+                self.drop_group(group).await;
+                staged?;
+                begun?;
+                unreachable!("one of the two failed");
+            }
+        };
+        if record.value.state == State::Live {
+            // Made by an attempt whose answer was lost; the copy went with a crash or is on its way here.
+            self.unstage(&staged.name).await;
+            self.drop_group(group).await;
+            return Ok(Change::Already(self.acquire_locked(&request.id, false).await?));
+        }
+        let about = About {
+            birth: record.value.birth,
+            group: group.map(GroupId::number),
+            limit_bytes: request.limit_bytes,
+            offset_bytes: 0,
+        };
+        let claim = Claim::of(&record.value);
+        let finished = self.finish(&operation, &claim, &record, &about, staged, source.as_ref()).await;
+        let (record, base) = match finished {
+            Ok(finished) => finished,
+            Err(error) => {
+                self.abandon(&request.id, group, &error).await;
+                return Err(error);
+            }
+        };
+        let facts = Facts {
+            standing: Standing::Owned { session: session.id(), epoch: claim.epoch },
+            head: record.value.head.map(|entry| Head { entry, tree: base.tree.clone() }),
+            base: Some(base),
+            origin: record.value.origin.clone(),
+            last_sync: Some(self.store().clock().now()),
+            ..Facts::new(about, record.value.domain.clone())
+        };
+        let volume = self.volumes().insert(Volume::new(request.id.clone(), facts));
+        tracing::info!(volume = %request.id, "created");
+        Ok(Change::Made(volume))
+    }
+
+    /// A volume of this id is here already: this request's, or another's.
+    async fn created_before(
+        &self,
+        request: &CreateRequest,
+        volume: Arc<Volume>,
+    ) -> Result<Change<Arc<Volume>>, Error> {
+        let record = cas::record::get(self.store(), &request.id).await?.value;
+        let exists = |why: &str| Error::Exists { volume: request.id.clone(), why: why.to_owned() };
+        if record.request != request.request {
+            return Err(exists("another request made it"));
+        }
+        let origin = |record: &Record| {
+            let origin = record.origin.as_ref()?;
+            Some((origin.volume.clone(), *origin.versions.get(&MemberName::data())?))
+        };
+        if origin(&record) != request.origin {
+            return Err(exists("it has another origin"));
+        }
+        Ok(Change::Already(volume))
+    }
+
+    async fn source(&self, request: &CreateRequest) -> Result<Option<Source>, Error> {
+        let Some((id, version)) = &request.origin else { return Ok(None) };
+        let record = cas::record::read(self.store(), id).await?;
+        let record = record.ok_or_else(|| Error::NoRecord { volume: id.clone() })?;
+        let head = record.value.find_version(version).and_then(|entry| entry.heads.get(&MemberName::data()));
+        let tree = head.ok_or_else(|| Error::NoVersion { volume: id.clone(), version: *version })?.clone();
+        Ok(Some(Source { id: id.clone(), tree, record }))
+    }
+
+    async fn begin(
+        &self,
+        session: &Session,
+        request: &CreateRequest,
+        source: Option<&Source>,
+    ) -> Result<Stored<Record>, Error> {
+        let domain = match (&request.domain, source) {
+            (Some(domain), _) => domain.clone(),
+            (None, Some(source)) => source.record.value.domain.clone(),
+            (None, None) => Domain::default_domain(),
+        };
+        let new = NewRecord {
+            id: request.id.clone(),
+            kind: RecordKind::Volume,
+            domain,
+            owner: session.id(),
+            node: self.name().clone(),
+            origin: source.map(|source| Origin {
+                volume: source.id.clone(),
+                entry: source.record.value.find_version(&source.tree.version).map(|entry| entry.id),
+                versions: cas::entry::tips(&data_head(source.tree.clone())),
+            }),
+            request: request.request.clone(),
+            quota: Quota { limit_bytes: request.limit_bytes, charge_bytes: 0 },
+            attributes: request.attributes.clone(),
+        };
+        let record = lifecycle::begin_create(self.store(), new).await?.into_inner();
+        let exists = |why: &str| Error::Exists { volume: request.id.clone(), why: why.to_owned() };
+        match (record.value.state, record.value.owner) {
+            (State::Creating | State::Live, Some(owner)) if owner == session.id() => Ok(record),
+            (State::Live, None) => Ok(record),
+            (State::Creating | State::Live, Some(owner)) => {
+                Err(Error::Owned { volume: request.id.clone(), owner })
+            }
+            (State::Creating, None) => {
+                Err(Error::Busy { volume: request.id.clone(), running: "another create" })
+            }
+            (State::Deleted | State::Purged, _) => {
+                Err(exists("it was deleted, and an id is never used twice"))
+            }
+        }
+    }
+
+    async fn stage(
+        self: &Arc<Self>,
+        source: Option<&Source>,
+        group: Option<GroupId>,
+    ) -> Result<Staged, Error> {
+        match source {
+            Some(source) => self.materialise(&source.record.value, &source.tree, group).await,
+            None => {
+                let name = self.pool().run(move |root| local::stage_empty(root, group)).await?;
+                Ok(Staged { name, same: None })
+            }
+        }
+    }
+
+    async fn finish(
+        self: &Arc<Self>,
+        operation: &Operation,
+        claim: &Claim,
+        record: &Stored<Record>,
+        about: &About,
+        staged: Staged,
+        source: Option<&Source>,
+    ) -> Result<(Stored<Record>, Base), Error> {
+        let id = &claim.id;
+        // What an attempt before this one left; nobody was told of it.
+        let stale = id.clone();
+        self.pool().run(move |root| local::drop_live(root, &stale)).await?;
+        let Built { base } = self.build(operation, record, about, staged, source).await?;
+        self.pool().commit().await?;
+        if let Some(source) = source {
+            let packs: BTreeSet<PackId> = self
+                .reader()
+                .manifest(&source.tree)
+                .await?
+                .packs
+                .iter()
+                .map(|pack| (*pack.pack).clone())
+                .collect();
+            references::confirm_version(operation, &source.id, &source.tree.version, &packs).await?;
+        }
+        let label = if source.is_some() { "forked" } else { "created" };
+        let heads = Some(data_head(base.tree.clone()));
+        let record = lifecycle::finish_create(operation, claim, heads, label).await?.into_inner();
+        Ok((record, base))
+    }
+
+    /// Gives what is staged its facts, its base and its place.
+    async fn build(
+        self: &Arc<Self>,
+        operation: &Operation,
+        record: &Stored<Record>,
+        about: &About,
+        staged: Staged,
+        source: Option<&Source>,
+    ) -> Result<Built, Error> {
+        let (id, about) = (record.value.id.clone(), about.clone());
+        match (&staged.same, source) {
+            (Some(loan), Some(source)) => {
+                let (place, name) = (loan.place().clone(), staged.name.clone());
+                self.shelf().rebase(&id, Some(&place));
+                let link = place.clone();
+                let (uuid, roots) = self
+                    .pool()
+                    .run(move |root| {
+                        drop(local::make_directory(root, &id)?);
+                        local::set_about(root, &id, &about)?;
+                        local::set_base(root, &id, &link)?;
+                        local::move_in(root, &name, &id)?;
+                        let roots = local::roots(&local::live(root, &id)?)?;
+                        Ok((local::marks(&root.open_beneath(link.path())?)?.uuid, roots))
+                    })
+                    .await?;
+                Ok(Built { base: Base { place, tree: source.tree.clone(), uuid, roots } })
+            }
+            (_, source) => {
+                let taken = self.take_staged(&id, &about, &staged.name).await?;
+                let tree = match source {
+                    Some(source) => source.tree.clone(),
+                    None => {
+                        let facts = Facts::new(about, record.value.domain.clone());
+                        self.store_tree(operation, &facts, &id, &taken, None).await?.tree
+                    }
+                };
+                let base = self.settle_in(&id, &staged.name, taken, tree).await?;
+                Ok(Built { base })
+            }
+        }
+    }
+
+    /// Makes a volume's directory and takes the snapshot that will be its base, which also writes what was restored.
+    pub(crate) async fn take_staged(
+        &self,
+        id: &VolumeId,
+        about: &About,
+        staged: &str,
+    ) -> Result<Taken, Error> {
+        let (id, about, staged) = (id.clone(), about.clone(), staged.to_owned());
+        self.pool()
+            .run(move |root| {
+                drop(local::make_directory(root, &id)?);
+                local::set_about(root, &id, &about)?;
+                local::take(root, &id, &root.open_dir(STAGING)?.open_dir(&staged)?)
+            })
+            .await
+    }
+
+    /// Names the snapshot, notes it as the base, and puts the staged tree into its place.
+    pub(crate) async fn settle_in(
+        &self,
+        id: &VolumeId,
+        staged: &str,
+        taken: Taken,
+        tree: VersionRef,
+    ) -> Result<Base, Error> {
+        let (volume, staged, version) = (id.clone(), staged.to_owned(), tree.version);
+        let name = taken.name.clone();
+        let place = self
+            .pool()
+            .run(move |root| {
+                let place = local::name_taken(root, &volume, &name, &version)?;
+                local::set_base(root, &volume, &place)?;
+                local::move_in(root, &staged, &volume)?;
+                Ok(place)
+            })
+            .await?;
+        let free = self.shelf().rebase(id, Some(&place));
+        self.pool().run(move |root| local::delete_places(root, &free)).await?;
+        Ok(Base { place, tree, uuid: taken.marks.uuid, roots: taken.roots })
+    }
+
+    /// A create failed after something was put in place. Where the record may still become live, the copy stays: the
+    /// retry or the next start finds it.
+    async fn abandon(&self, id: &VolumeId, group: Option<GroupId>, error: &Error) {
+        if matches!(error, Error::Cas(cas::Error::Unsettled { .. })) {
+            return;
+        }
+        let free = self.shelf().rebase(id, None);
+        let gone = id.clone();
+        let undone = self
+            .pool()
+            .run(move |root| {
+                local::drop_live(root, &gone)?;
+                local::delete_places(root, &free)
+            })
+            .await;
+        if let Err(undo) = undone {
+            tracing::warn!(volume = %id, error = %undo, "a half-made volume could not be dropped; the next start does it");
+        }
+        self.drop_group(group).await;
+    }
+
+    /// Makes a quota group, where there are quotas.
+    pub(crate) async fn new_group(&self, limit_bytes: Option<u64>) -> Result<Option<GroupId>, Error> {
+        if !self.pool().has_quota() {
+            return Ok(None);
+        }
+        self.pool().run(move |root| Ok(Some(local::group(local::make_group(root, limit_bytes)?)))).await
+    }
+
+    /// Removes a quota group that turned out not to be needed. One that still has members goes at a later start.
+    pub(crate) async fn drop_group(&self, group: Option<GroupId>) {
+        let Some(group) = group else { return };
+        let dropped = self.pool().run(move |root| Ok(btrfs::quota::remove_group(root, group)?)).await;
+        if let Err(error) = dropped {
+            tracing::debug!(%group, %error, "the quota group stays until its members are cleaned");
+        }
+    }
+}

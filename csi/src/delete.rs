@@ -1,0 +1,88 @@
+//! Delete: what is here is published, the record becomes a tombstone, and only then the copy goes. A volume that is not
+//! there is deleted already.
+
+use std::sync::Arc;
+
+use cas::lifecycle::{self, Authority};
+use cas::record::State;
+use types::{Change, VolumeId};
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::sync::SyncRequest;
+use crate::volume::{Standing, Volume};
+
+impl Node {
+    /// Deletes a volume.
+    ///
+    /// # Errors
+    /// It is mounted or another node's, or pool or store failed.
+    pub async fn delete(self: &Arc<Self>, id: &VolumeId) -> Result<Change, Error> {
+        let guard = self.locks().try_acquire(id, "delete")?;
+        let (node, id) = (Arc::clone(self), id.clone());
+        self.detached("delete", async move {
+            let _guard = guard;
+            node.delete_locked(&id).await
+        })
+        .await
+    }
+
+    async fn delete_locked(self: &Arc<Self>, id: &VolumeId) -> Result<Change, Error> {
+        let session = self.session()?;
+        self.require_unmounted(id)?;
+        let volume = self.volumes().find(id);
+        let Some(record) = cas::record::read(self.store(), id).await? else {
+            return match volume {
+                // No tombstone: nobody may say that this copy is not needed.
+                Some(_) => Err(Error::NoRecord { volume: id.clone() }),
+                None => Ok(Change::Already(())),
+            };
+        };
+        let record = record.value;
+        if matches!(record.state, State::Deleted | State::Purged) {
+            if let Some(volume) = volume.filter(|volume| volume.facts().about.birth == record.birth) {
+                self.drop_copy(&volume, false).await?;
+            }
+            return Ok(Change::Already(()));
+        }
+        let owned = volume.as_ref().filter(|volume| volume.claim(session.id()).is_ok());
+        let authority = match owned {
+            Some(volume) => {
+                let _closed = volume.close().await?;
+                self.publish_last(volume).await?;
+                Authority::Owner(session.id())
+            }
+            // Owned by this session without a copy: one that was never finished, or that a crash took.
+            None if record.owner == Some(session.id()) => Authority::Owner(session.id()),
+            None => Authority::Unowned,
+        };
+        let deleted = lifecycle::delete(self.store(), id, Some(record.birth), authority).await;
+        let deleted = match deleted {
+            Err(cas::Error::Owned { owner, .. }) => return Err(Error::Owned { volume: id.clone(), owner }),
+            deleted => deleted?,
+        };
+        tracing::info!(volume = %id, "deleted");
+        if let Some(volume) = volume {
+            volume.update(|facts| facts.standing = Standing::Relative);
+            // The look at the beginning may be old by now, and a mounted tree is never destroyed. The tombstone stands: the
+            // copy goes when its last mount is gone.
+            if self.require_unmounted(id).is_ok() {
+                self.drop_copy(&volume, false).await?;
+            }
+        }
+        Ok(match deleted {
+            Change::Made(_) => Change::Made(()),
+            Change::Already(_) => Change::Already(()),
+        })
+    }
+
+    /// A deleted volume can come back, so what is here is in it.
+    async fn publish_last(self: &Arc<Self>, volume: &Arc<Volume>) -> Result<(), Error> {
+        match self.sync_locked(volume, &SyncRequest::plain(), false).await {
+            Ok(_) => Ok(()),
+            // Somebody else's by now: the tombstone will say so too.
+            Err(Error::Cas(cas::Error::Lost { .. })) => Err(Error::Fenced { volume: volume.id.clone() }),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What goes on without being asked: the session's beat, the interval syncs, and what waits for a mount to go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use types::{Classify as _, Kind, SessionId};
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::sync::SyncRequest;
+use crate::volume::{Standing, Volume};
+
+/// How often volumes that are not settled are looked at again: fenced ones, and those whose old tree is still mounted.
+const MAINTENANCE: Duration = Duration::from_secs(2);
+
+/// How many volumes one pass syncs at a time. More would only queue for the pool's door.
+const SYNCS: usize = 4;
+
+/// The pin is raised with every this many beats: garbage collection waits for the slowest session.
+const BEATS_PER_RAISE: u32 = 5;
+
+impl Node {
+    /// Starts the loops. They end when the node stops; a pass that runs is finished first.
+    pub fn spawn_loops(self: &Arc<Self>) {
+        if self.require_own_store().is_err() {
+            return;
+        }
+        let node = Arc::clone(self);
+        self.tasks().spawn(async move { node.keep_session().await });
+        let node = Arc::clone(self);
+        self.tasks().spawn(async move { node.keep_settled().await });
+        if !self.config().sync_interval.is_zero() {
+            let node = Arc::clone(self);
+            self.tasks().spawn(async move { node.keep_synced().await });
+        }
+    }
+
+    /// Shows in the store that this session lives, and opens the next one when it was fenced.
+    async fn keep_session(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(self.config().beat);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut beats: u32 = 0;
+        let stop = self.stop().clone();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+                () = self.suspected() => {}
+            }
+            beats = beats.wrapping_add(1);
+            match self.beat(beats.is_multiple_of(BEATS_PER_RAISE)).await {
+                Ok(()) => self.set_store_trouble(String::new()),
+                Err(error) => {
+                    let trouble = proto::status::message(&error);
+                    // Said once, not with every beat.
+                    if self.store_trouble() != trouble {
+                        tracing::warn!(%error, "the session cannot show that it lives");
+                    }
+                    self.set_store_trouble(trouble);
+                }
+            }
+        }
+    }
+
+    /// One beat. A session that is over is followed by the next, which takes its volumes again.
+    ///
+    /// # Errors
+    /// The store cannot be reached.
+    pub async fn beat(self: &Arc<Self>, raise: bool) -> Result<(), Error> {
+        let beat = match self.session() {
+            Ok(session) if raise => session.raise().await.map(drop),
+            Ok(_) => Ok(()),
+            Err(_) => return self.succeed().await,
+        };
+        let beat = match (beat, self.session()) {
+            (Ok(()), Ok(session)) => session.beat().await.map(drop),
+            (beat, _) => beat,
+        };
+        match beat {
+            Ok(()) => Ok(()),
+            Err(
+                cas::Error::Fenced { session }
+                | cas::Error::Stolen { session }
+                | cas::Error::NoSession { session },
+            ) => {
+                tracing::warn!(%session, "the session is over: it was fenced, or another process has this pool");
+                self.set_session(None);
+                self.succeed().await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn succeed(self: &Arc<Self>) -> Result<(), Error> {
+        let session = self.next_session().await?;
+        tracing::info!(session = %session.id(), "a new session lives");
+        self.set_session(Some(session));
+        self.settle_all().await;
+        Ok(())
+    }
+
+    async fn keep_settled(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(MAINTENANCE);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stop = self.stop().clone();
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            self.settle_all().await;
+        }
+    }
+
+    /// Looks again at every volume that is not as it should be.
+    pub async fn settle_all(self: &Arc<Self>) {
+        let Some(me) = self.session_id() else { return };
+        for volume in self.volumes().all() {
+            if let Err(error) = self.look_after(&volume, me).await
+                && error.kind() != Kind::Aborted
+            {
+                tracing::warn!(volume = %volume.id, %error, "not settled yet");
+                volume.update(|facts| facts.trouble = proto::status::message(&error));
+            }
+        }
+    }
+
+    async fn look_after(self: &Arc<Self>, volume: &Arc<Volume>, me: SessionId) -> Result<(), Error> {
+        let facts = volume.facts();
+        let settled = match facts.standing {
+            Standing::Owned { session, .. } => session == me && facts.unsettled.is_empty(),
+            Standing::Fenced { .. } => false,
+            Standing::Relative => true,
+            Standing::Quarantined { .. } => return Ok(()),
+        };
+        if settled && !facts.restart_to_see_it {
+            return Ok(());
+        }
+        let _guard = self.locks().try_acquire(&volume.id, "settle")?;
+        if !settled {
+            self.settle_locked(volume).await?;
+        }
+        if facts.restart_to_see_it {
+            self.drop_old_trees(volume).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes every volume durable that was written to.
+    async fn keep_synced(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(self.config().sync_interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stop = self.stop().clone();
+        // The first tick comes at once, when everything was just settled.
+        tick.tick().await;
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            self.sync_all().await;
+        }
+    }
+
+    /// Syncs the volumes that look written to. What is still in the page cache does not show without a flush, so there is
+    /// one for all of them first.
+    pub async fn sync_all(self: &Arc<Self>) {
+        use futures::StreamExt as _;
+        let Some(me) = self.session_id() else { return };
+        let owned: Vec<_> =
+            self.volumes().all().into_iter().filter(|volume| volume.claim(me).is_ok()).collect();
+        if owned.is_empty() {
+            return;
+        }
+        if let Err(error) = self.pool().commit_with_data().await {
+            tracing::warn!(%error, "the pool cannot be flushed; volumes are synced as they look");
+        }
+        futures::stream::iter(owned)
+            .for_each_concurrent(SYNCS, |volume| async move {
+                match self.is_dirty(&volume).await {
+                    Ok(false) => return,
+                    Ok(true) => {}
+                    Err(error) => {
+                        tracing::warn!(volume = %volume.id, %error, "cannot tell whether it was written to");
+                        return;
+                    }
+                }
+                match self.sync(&volume.id, SyncRequest::plain()).await {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == Kind::Aborted => {}
+                    Err(error) => tracing::warn!(volume = %volume.id, %error, "not synced"),
+                }
+            })
+            .await;
+    }
+}

@@ -1,0 +1,339 @@
+//! What is done to a volume's files in the pool. Everything here blocks and runs inside `pool.run`; every step can be
+//! made twice, because a crash may come between any two.
+//!
+//! The order that makes a volume: its directory, its facts, its base, and `data` last. A directory without `data` is not
+//! a volume yet.
+
+use std::path::PathBuf;
+
+use btrfs::{Dir, Errno, GroupId, Uuid, quota, subvolume};
+use types::VolumeId;
+
+use crate::about::{About, read_link, replace_link};
+use crate::clone::{Roots, clone};
+use crate::error::Error;
+use crate::layout::{self, BASE, DATA, Place, SNAP, STAGING, VOLUMES};
+use crate::pool::remove_tree;
+
+/// How many numbers are tried for a new group before something is wrong with them.
+const GROUP_ATTEMPTS: u32 = 8;
+
+/// A subvolume's facts that syncs decide by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marks {
+    /// Its uuid.
+    pub uuid: Uuid,
+    /// What it was made from.
+    pub parent: Option<Uuid>,
+}
+
+/// A snapshot of live that is not known yet by its version.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// Its name in the volume's `snap`.
+    pub name: String,
+    /// Its facts.
+    pub marks: Marks,
+    /// When something last changed in it, and in the subvolumes nested in it.
+    pub roots: Roots,
+}
+
+/// Opens a volume's directory.
+///
+/// # Errors
+/// It is not there.
+pub fn directory(root: &Dir, id: &VolumeId) -> Result<Dir, Error> {
+    match root.open_beneath(layout::volume(id)) {
+        Ok(directory) => Ok(directory),
+        Err(error) if error.is(Errno::ENOENT) => Err(Error::NotHere { volume: id.clone() }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens a volume's live tree.
+///
+/// # Errors
+/// It is not there.
+pub fn live(root: &Dir, id: &VolumeId) -> Result<Dir, Error> {
+    match root.open_beneath(layout::data(id)) {
+        Ok(live) => Ok(live),
+        Err(error) if error.is(Errno::ENOENT) => Err(Error::NotHere { volume: id.clone() }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a volume's directory with its facts, where they are missing.
+///
+/// # Errors
+/// The pool cannot be written.
+pub fn make_directory(root: &Dir, id: &VolumeId) -> Result<Dir, Error> {
+    let volumes = root.open_dir(VOLUMES)?;
+    let directory = open_or_create(&volumes, id.as_str())?;
+    drop(open_or_create(&directory, SNAP)?);
+    Ok(directory)
+}
+
+fn open_or_create(directory: &Dir, name: &str) -> Result<Dir, Error> {
+    match directory.create_dir(name, 0o755) {
+        Ok(made) => Ok(made),
+        Err(error) if error.is(Errno::EEXIST) => Ok(directory.open_dir(name)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a quota group with a limit. Members join it in the call that makes them.
+///
+/// # Errors
+/// The kernel refused.
+pub fn make_group(root: &Dir, limit_bytes: Option<u64>) -> Result<u64, Error> {
+    for _ in 0..GROUP_ATTEMPTS {
+        // Never used twice: the group of a deleted volume lives until the cleaner is done with its extents.
+        let number = rand::random::<u64>() >> 17;
+        let group = group(number);
+        if quota::create_group(root, group)? {
+            if limit_bytes.is_some() {
+                quota::limit(root, group, limit_bytes)?;
+            }
+            return Ok(number);
+        }
+    }
+    Err(Error::Io {
+        doing: "finding a free quota group",
+        source: std::io::Error::from(std::io::ErrorKind::AlreadyExists),
+    })
+}
+
+/// The level-1 group of this number.
+pub fn group(number: u64) -> GroupId {
+    GroupId::volume(number).expect("numbers are made with 47 bits")
+}
+
+/// What a subvolume is.
+///
+/// # Errors
+/// The kernel refused.
+pub fn marks(dir: &Dir) -> Result<Marks, Error> {
+    let info = subvolume::info(dir)?;
+    Ok(Marks { uuid: info.uuid, parent: info.parent_uuid })
+}
+
+/// When something last changed in a tree and in the subvolumes nested in it, as far as the kernel knows without a flush.
+///
+/// # Errors
+/// The kernel refused.
+pub fn roots(dir: &Dir) -> Result<Roots, Error> {
+    let mut roots = Roots::from([(PathBuf::new(), subvolume::info(dir)?.ctransid)]);
+    if subvolume::children(dir)?.is_empty() {
+        return Ok(roots);
+    }
+    for one in subvolume::nested(dir)? {
+        match dir.open_beneath(&one.path) {
+            Ok(inner) => drop(roots.insert(one.path, subvolume::info(&inner)?.ctransid)),
+            // Gone since it was listed, which moved its parent's mark.
+            Err(error) if error.is(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(roots)
+}
+
+/// Stages an empty subvolume and answers its name.
+///
+/// # Errors
+/// The kernel refused; nothing is left.
+pub fn stage_empty(root: &Dir, group: Option<GroupId>) -> Result<String, Error> {
+    let name = layout::fresh();
+    drop(root.open_dir(STAGING)?.create_subvolume(&name, group)?);
+    Ok(name)
+}
+
+/// Stages a writable copy of a snapshot and answers its name.
+///
+/// # Errors
+/// The kernel refused; nothing is left.
+pub fn stage_clone(root: &Dir, from: &Place, group: Option<GroupId>) -> Result<String, Error> {
+    let name = layout::fresh();
+    clone(&root.open_beneath(from.path())?, &root.open_dir(STAGING)?, &name, false, group)?;
+    Ok(name)
+}
+
+/// Drops what was staged.
+///
+/// # Errors
+/// The kernel refused.
+pub fn unstage(root: &Dir, name: &str) -> Result<(), Error> {
+    remove_tree(&root.open_dir(STAGING)?, name.as_ref())
+}
+
+/// Puts what was staged into its place as the volume's live tree.
+///
+/// # Errors
+/// There is a live tree already, or the kernel refused.
+pub fn move_in(root: &Dir, name: &str, id: &VolumeId) -> Result<(), Error> {
+    Ok(root.open_dir(STAGING)?.rename(name, &directory(root, id)?, DATA)?)
+}
+
+/// Takes a read-only snapshot of a subvolume into the volume's `snap`, without a version yet.
+///
+/// # Errors
+/// The kernel refused; nothing is left.
+pub fn take(root: &Dir, id: &VolumeId, source: &Dir) -> Result<Taken, Error> {
+    let name = format!(".{}", layout::fresh());
+    let snap = directory(root, id)?.open_dir(SNAP)?;
+    let cloned = clone(source, &snap, &name, true, None)?;
+    Ok(Taken { name, marks: marks(&cloned.dir)?, roots: cloned.marks })
+}
+
+/// Drops a snapshot that was taken and is not needed.
+///
+/// # Errors
+/// The kernel refused.
+pub fn drop_taken(root: &Dir, id: &VolumeId, name: &str) -> Result<(), Error> {
+    remove_tree(&directory(root, id)?.open_dir(SNAP)?, name.as_ref())
+}
+
+/// Gives a snapshot the name of its version.
+///
+/// # Errors
+/// The kernel refused.
+pub fn name_taken(
+    root: &Dir,
+    id: &VolumeId,
+    taken: &str,
+    version: &types::VersionId,
+) -> Result<Place, Error> {
+    let snap = directory(root, id)?.open_dir(SNAP)?;
+    let mut name = version.to_string();
+    match snap.rename(taken, &snap, &name) {
+        Ok(()) => {}
+        // The same tree was here before (A, B, A). Both stay until nobody needs the older one.
+        Err(error) if error.is(Errno::EEXIST) => {
+            name = format!("{version}.{}", layout::fresh());
+            snap.rename(taken, &snap, &name)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Place::snapshot(id, &name))
+}
+
+/// Notes what live grew from.
+///
+/// # Errors
+/// The pool cannot be written.
+pub fn set_base(root: &Dir, id: &VolumeId, place: &Place) -> Result<(), Error> {
+    replace_link(&directory(root, id)?, BASE, &place.link())
+}
+
+/// Reads what live grew from. A link that we did not write, or that leads nowhere, is none.
+///
+/// # Errors
+/// The pool cannot be read.
+pub fn base(root: &Dir, id: &VolumeId) -> Result<Option<Place>, Error> {
+    let Some(target) = read_link(&directory(root, id)?, BASE)? else { return Ok(None) };
+    let Some(place) = Place::from_link(&target) else { return Ok(None) };
+    match root.open_beneath(place.path()) {
+        Ok(dir) if subvolume::is_subvolume(&dir)? => Ok(Some(place)),
+        Ok(_) => Ok(None),
+        Err(error) if error.is(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Deletes snapshots that nobody needs, and the directories that held only them.
+///
+/// # Errors
+/// The kernel refused.
+pub fn delete_places(root: &Dir, places: &[Place]) -> Result<(), Error> {
+    for place in places {
+        let (parent, name) = place.split();
+        match root.open_beneath(parent) {
+            Ok(parent) => remove_tree(&parent, name.as_ref())?,
+            Err(error) if error.is(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match place.owner() {
+            Some(id) => drop_empty_directory(root, &id)?,
+            None => remove_tree(&root.open_dir(layout::TEMPLATES)?, place.template_text().as_ref())?,
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a volume's live tree, old trees and link to its base. Snapshots that others grew from stay, and the
+/// directory with them.
+///
+/// # Errors
+/// The kernel refused.
+pub fn drop_live(root: &Dir, id: &VolumeId) -> Result<(), Error> {
+    let directory = match directory(root, id) {
+        Err(Error::NotHere { .. }) => return Ok(()),
+        directory => directory?,
+    };
+    // One step takes it out of sight; what comes after may take its time or be done by the sweep at the next start.
+    if directory.exists(DATA)? {
+        let name = layout::fresh();
+        let staging = root.open_dir(STAGING)?;
+        directory.rename(DATA, &staging, &name)?;
+        remove_tree(&staging, name.as_ref())?;
+    }
+    for entry in directory.entries()? {
+        if entry != SNAP {
+            remove_tree(&directory, &entry)?;
+        }
+    }
+    drop(directory);
+    drop_empty_directory(root, id)
+}
+
+/// Removes a volume's directory if no live tree and no snapshot is in it.
+fn drop_empty_directory(root: &Dir, id: &VolumeId) -> Result<(), Error> {
+    let directory = match directory(root, id) {
+        Err(Error::NotHere { .. }) => return Ok(()),
+        directory => directory?,
+    };
+    let held = directory.exists(DATA)?
+        || directory.exists(SNAP)? && !directory.open_dir(SNAP)?.entries()?.is_empty()
+        || read_link(&directory, BASE)?.is_some()
+        || read_link(&directory, layout::ABOUT)?.is_some();
+    drop(directory);
+    if held {
+        return Ok(());
+    }
+    remove_tree(&root.open_dir(VOLUMES)?, id.as_str().as_ref())
+}
+
+/// Reads the facts of a copy.
+///
+/// # Errors
+/// They cannot be understood.
+pub fn about(root: &Dir, id: &VolumeId) -> Result<Option<About>, Error> {
+    About::read(&directory(root, id)?)
+}
+
+/// Writes the facts of a copy.
+///
+/// # Errors
+/// The pool cannot be written.
+pub fn set_about(root: &Dir, id: &VolumeId, about: &About) -> Result<(), Error> {
+    about.write(&directory(root, id)?)
+}
+
+/// What a volume's group uses; zero without quotas.
+///
+/// # Errors
+/// The kernel refused.
+pub fn used(root: &Dir, about: &About) -> Result<u64, Error> {
+    let Some(number) = about.group else { return Ok(0) };
+    Ok(quota::usage(root, group(number))?.map_or(0, |usage| usage.referenced_bytes))
+}
+
+/// Sets the limit that the kernel keeps for a copy.
+///
+/// # Errors
+/// The kernel refused.
+pub fn limit(root: &Dir, about: &About, limit_bytes: Option<u64>) -> Result<(), Error> {
+    match about.group {
+        Some(number) => Ok(quota::limit(root, group(number), limit_bytes)?),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,201 @@
+//! The node: its pool, its store, its session and its volumes, and how operations run on them.
+
+use std::sync::{Arc, Mutex};
+
+use cas::tree::{Cache, Reader, Writer};
+use cas::{Session, Store};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use types::{Domain, NodeName, SessionId};
+
+use crate::config::NodeConfig;
+use crate::error::Error;
+use crate::locks::Locks;
+use crate::pool::Pool;
+use crate::shelf::Shelf;
+use crate::state::State;
+use crate::volumes::Volumes;
+
+/// What decoded nodes and frames may take of memory, for all volumes together.
+const CACHE_BYTES: usize = 256 << 20;
+
+/// The whole node. Everything an operation needs hangs here; operations are methods in files of their own.
+#[derive(Debug)]
+pub struct Node {
+    config: NodeConfig,
+    address: String,
+    pool: Pool,
+    store: Store,
+    state: State,
+    session: watch::Sender<Option<Session>>,
+    suspect: Notify,
+    volumes: Volumes,
+    locks: Locks,
+    shelf: Shelf,
+    cache: Arc<Cache>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    store_trouble: Mutex<String>,
+}
+
+impl Node {
+    /// Puts a node together. [`Self::start`] brings it to life.
+    pub(crate) fn new(config: NodeConfig, address: String, pool: Pool, store: Store, state: State) -> Self {
+        Self {
+            config,
+            address,
+            pool,
+            store,
+            state,
+            session: watch::channel(None).0,
+            suspect: Notify::new(),
+            volumes: Volumes::default(),
+            locks: Locks::default(),
+            shelf: Shelf::default(),
+            cache: Cache::new(CACHE_BYTES),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            store_trouble: Mutex::default(),
+        }
+    }
+
+    /// What it was told at start.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &NodeName {
+        &self.config.node
+    }
+
+    /// Where others dial it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Its store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What it remembers.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Its volumes.
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// Who works on which volume.
+    pub fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    /// The pool's snapshots.
+    pub fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// Ends when the node stops.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// What runs.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// The live session.
+    ///
+    /// # Errors
+    /// There is none: the pool belongs to another store, or the session was fenced and the next is not open yet.
+    pub fn session(&self) -> Result<Session, Error> {
+        self.require_own_store()?;
+        self.session.borrow().clone().ok_or(Error::NoSession)
+    }
+
+    /// The live session's id.
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.session.borrow().as_ref().map(Session::id)
+    }
+
+    /// Replaces the session.
+    pub(crate) fn set_session(&self, session: Option<Session>) {
+        self.session.send_replace(session);
+    }
+
+    /// Somebody says that the session is fenced: look at once.
+    pub fn suspect_fenced(&self) {
+        self.suspect.notify_one();
+    }
+
+    /// Waits until somebody suspects that the session is fenced.
+    pub(crate) async fn suspected(&self) {
+        self.suspect.notified().await;
+    }
+
+    /// Refuses to touch volumes of another store.
+    ///
+    /// # Errors
+    /// [`Error::WrongStore`].
+    pub fn require_own_store(&self) -> Result<(), Error> {
+        match self.pool.store() {
+            Some(pool) if pool != self.store.id() => Err(Error::WrongStore { pool, store: self.store.id() }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// A writer of trees into a domain.
+    pub(crate) fn writer(&self, session: &Session, domain: &Domain) -> Writer {
+        Writer::new(
+            self.store.clone(),
+            session.clone(),
+            domain.clone(),
+            Arc::clone(&self.cache),
+            Default::default(),
+        )
+    }
+
+    /// A reader of trees.
+    pub fn reader(&self) -> Reader {
+        Reader::new(self.store.clone(), Arc::clone(&self.cache))
+    }
+
+    /// What was last wrong with the store; empty when all is well.
+    pub fn store_trouble(&self) -> String {
+        self.store_trouble.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    pub(crate) fn set_store_trouble(&self, trouble: String) {
+        *self.store_trouble.lock().expect("no code panics while it holds this lock") = trouble;
+    }
+
+    /// Runs an operation to its end, also when the caller goes away.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub async fn detached<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.stop.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        match self.tasks.spawn(work).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => Err(Error::Panicked { operation }),
+            Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+}

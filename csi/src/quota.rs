@@ -1,0 +1,46 @@
+//! The limit of a volume: in its record first, so that it means the same on every node, then in the pool.
+
+use std::sync::Arc;
+
+use cas::lifecycle;
+use types::VolumeId;
+
+use crate::about::About;
+use crate::error::Error;
+use crate::local;
+use crate::node::Node;
+use crate::volume::Volume;
+
+impl Node {
+    /// Sets the limit; `None` is unlimited.
+    ///
+    /// # Errors
+    /// The volume is not this node's, or pool or store failed.
+    pub async fn set_quota(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        limit_bytes: Option<u64>,
+    ) -> Result<Arc<Volume>, Error> {
+        let volume = self.volumes().get(id)?;
+        volume.claim(self.session()?.id())?;
+        let guard = self.locks().try_acquire(id, "set quota")?;
+        let node = Arc::clone(self);
+        self.detached("set quota", async move {
+            let _guard = guard;
+            lifecycle::set_quota(node.store(), &volume.id, limit_bytes).await?;
+            let about = About { limit_bytes, ..volume.facts().about };
+            let (id, facts) = (volume.id.clone(), about.clone());
+            node.pool()
+                .run(move |root| {
+                    local::limit(root, &facts, facts.kernel_limit())?;
+                    local::set_about(root, &id, &facts)
+                })
+                .await?;
+            node.pool().commit().await?;
+            volume.update(|facts| facts.about = about);
+            node.volumes().touch(&volume.id);
+            Ok(volume)
+        })
+        .await
+    }
+}

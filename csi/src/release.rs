@@ -1,0 +1,122 @@
+//! Release: what is new is published, the record has no owner any more, and only then the copy goes.
+
+use std::sync::Arc;
+
+use types::{Epoch, VersionId, VolumeId};
+
+use crate::about::About;
+use crate::error::Error;
+use crate::local;
+use crate::node::Node;
+use crate::sync::SyncRequest;
+use crate::volume::{Standing, Volume};
+
+/// What a volume was when it was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// The durable head.
+    pub version: VersionId,
+    /// The epoch that ended.
+    pub epoch: Epoch,
+}
+
+impl Node {
+    /// Publishes what is new, then gives the volume up. Its base stays as a relative where `keep_copy` asks for it.
+    ///
+    /// # Errors
+    /// It is mounted or not this node's, or pool or store failed; then it is still this node's.
+    pub async fn release(self: &Arc<Self>, id: &VolumeId, keep_copy: bool) -> Result<Released, Error> {
+        let volume = self.volumes().get(id)?;
+        let guard = self.locks().try_acquire(id, "release")?;
+        let node = Arc::clone(self);
+        self.detached("release", async move {
+            let _guard = guard;
+            node.release_locked(&volume, keep_copy).await
+        })
+        .await
+    }
+
+    async fn release_locked(
+        self: &Arc<Self>,
+        volume: &Arc<Volume>,
+        keep_copy: bool,
+    ) -> Result<Released, Error> {
+        volume.claim(self.session()?.id())?;
+        self.require_unmounted(&volume.id)?;
+        let _closed = volume.close().await?;
+        let synced = self.sync_locked(volume, &SyncRequest::plain(), true).await?;
+        tracing::info!(volume = %volume.id, version = %synced.version.short(), keep_copy, "released");
+        volume.update(|facts| facts.standing = Standing::Relative);
+        // Somebody may have mounted it since the look above. The record is given up, so what they write is an orphan; it
+        // must not be deleted under them.
+        if let Err(error) = self.require_unmounted(&volume.id) {
+            volume.update(|facts| facts.standing = Standing::Fenced { epoch: synced.epoch });
+            return Err(error);
+        }
+        self.drop_copy(volume, keep_copy).await?;
+        Ok(Released { version: synced.version, epoch: synced.epoch })
+    }
+
+    /// Refuses what must not be done under a mount.
+    ///
+    /// # Errors
+    /// [`Error::Mounted`].
+    pub(crate) fn require_unmounted(&self, id: &VolumeId) -> Result<(), Error> {
+        let points = self.pool().mounts_below(&crate::layout::volume(id))?;
+        if points.is_empty() { Ok(()) } else { Err(Error::Mounted { volume: id.clone(), points }) }
+    }
+
+    /// Drops the live tree, which the caller knows to be safe elsewhere. With `keep_base` its base stays as a relative.
+    pub(crate) async fn drop_copy(self: &Arc<Self>, volume: &Volume, keep_base: bool) -> Result<(), Error> {
+        let id = volume.id.clone();
+        let facts = volume.facts();
+        if keep_base && let Some(base) = &facts.base {
+            let (place, kept) = (base.place.clone(), id.clone());
+            let about = About { group: None, offset_bytes: 0, ..facts.about.clone() };
+            self.pool()
+                .run(move |root| {
+                    local::drop_live(root, &kept)?;
+                    drop(local::make_directory(root, &kept)?);
+                    local::set_about(root, &kept, &about)?;
+                    local::set_base(root, &kept, &place)
+                })
+                .await?;
+            volume.update(|known| known.about.group = None);
+            self.volumes().touch(&id);
+        } else {
+            for place in self.shelf().of_volume(&id) {
+                self.shelf().release(&place);
+            }
+            let mut free = self.shelf().rebase(&id, None);
+            free.extend(self.shelf().take_free_of(&id));
+            let gone = id.clone();
+            self.pool()
+                .run(move |root| {
+                    local::drop_live(root, &gone)?;
+                    local::delete_places(root, &free)
+                })
+                .await?;
+            self.volumes().remove(&id);
+            self.state().forget_volume(&id).await?;
+            self.forget_holding(id);
+        }
+        let group = facts.about.group.map(local::group);
+        self.drop_group(group).await;
+        Ok(())
+    }
+
+    /// Tells the record that this pool has no copy any more. Nothing waits for it: a holder too many only delays the
+    /// removal of a tombstone.
+    fn forget_holding(self: &Arc<Self>, id: VolumeId) {
+        let node = Arc::clone(self);
+        self.tasks().spawn(async move {
+            let Ok(session) = node.session() else { return };
+            match cas::lifecycle::forget_copy(&session, &id).await {
+                Ok(_) | Err(cas::Error::Owned { .. } | cas::Error::NoVolume { .. }) => {}
+                Err(error) => {
+                    tracing::debug!(volume = %id, %error, "the record still names this pool as a holder")
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,219 @@
+//! What the node says about itself: its volumes, its room, and what it found out about kernel, pool and store.
+
+use std::sync::Arc;
+
+use proto::convert::timestamp;
+use proto::node::{self, Capacity, Check, Health, NodeStatus};
+use types::MemberName;
+
+use crate::error::Error;
+use crate::local;
+use crate::node::Node;
+use crate::volume::{Standing, Volume};
+
+impl Node {
+    /// Describes a volume.
+    ///
+    /// # Errors
+    /// The pool cannot be read.
+    pub async fn describe(&self, volume: &Arc<Volume>) -> Result<node::Volume, Error> {
+        let facts = volume.facts();
+        let relative = facts.standing == Standing::Relative;
+        let about = facts.about.clone();
+        let used = self.pool().run(move |root| Ok(about.charge(local::used(root, &about)?))).await?;
+        let dirty = !relative && self.is_dirty(volume).await?;
+        let mounted = !self.pool().mounts_below(&crate::layout::volume(&volume.id))?.is_empty();
+        let me = self.session_id();
+        let (epoch, owned, health) = match &facts.standing {
+            Standing::Owned { session, epoch } if Some(*session) == me => (epoch.0, true, Health::Healthy),
+            Standing::Owned { epoch, .. } | Standing::Fenced { epoch } => (epoch.0, false, Health::Fenced),
+            Standing::Relative => (0, false, Health::Asleep),
+            Standing::Quarantined { .. } => (0, false, Health::Degraded),
+        };
+        let health = match (health, self.locks().running(&volume.id)) {
+            (Health::Healthy, Some("sync")) => Health::Syncing,
+            (Health::Healthy, Some("restore")) => Health::Restoring,
+            (Health::Healthy, Some("release")) => Health::Moving,
+            (Health::Healthy, _) if facts.restart_to_see_it => Health::RestartToSeeIt,
+            (Health::Healthy, _) if !facts.trouble.is_empty() => Health::Behind,
+            (health, _) => health,
+        };
+        let detail = match &facts.standing {
+            Standing::Quarantined { reason } => reason.clone(),
+            Standing::Owned { .. } | Standing::Fenced { .. } | Standing::Relative => facts.trouble.clone(),
+        };
+        let origin = facts.origin.as_ref().map(|origin| node::Origin {
+            volume_id: origin.volume.to_string(),
+            version: origin.versions.get(&MemberName::data()).map(ToString::to_string).unwrap_or_default(),
+        });
+        let path = self.pool().path().join(crate::layout::data(&volume.id));
+        Ok(node::Volume {
+            volume_id: volume.id.to_string(),
+            epoch,
+            version: facts.head.map(|head| head.tree.version.to_string()).unwrap_or_default(),
+            dirty,
+            quota_bytes: facts.about.limit_bytes.unwrap_or(0),
+            used_bytes: used,
+            health: health.into(),
+            detail,
+            mounted,
+            last_sync: facts.last_sync.map(timestamp),
+            origin,
+            owned,
+            path: if relative { String::new() } else { path.display().to_string() },
+        })
+    }
+
+    /// How much room there is.
+    ///
+    /// # Errors
+    /// The pool cannot be read.
+    pub async fn capacity(&self) -> Result<Capacity, Error> {
+        let space = self.pool().run(|root| Ok(btrfs::space::space(root)?)).await?;
+        let used = space.data.used_bytes + space.metadata.used_bytes;
+        // No promise can be kept without metadata, however much room there is for data.
+        let available = if crate::pool::room(&space).is_ok() { space.available_bytes() } else { 0 };
+        Ok(Capacity {
+            total_bytes: space.available_bytes() + used,
+            available_bytes: available,
+            used_bytes: used,
+            volumes: u32::try_from(self.volumes().len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// What the node found out, good and bad.
+    ///
+    /// # Errors
+    /// The pool cannot be read.
+    pub async fn checks(&self) -> Result<Vec<Check>, Error> {
+        let features = self.pool().features();
+        let kernel = features.kernel.release.clone();
+        let mut checks = vec![
+            check("kernel", true, &kernel, ""),
+            check(
+                "quota",
+                self.pool().has_quota(),
+                if self.pool().has_quota() {
+                    "simple quotas, one group per volume"
+                } else {
+                    "off: volumes have no limits"
+                },
+                "start with --quota=on on Linux 6.7 or newer",
+            ),
+            check(
+                "acl",
+                features.acl,
+                if features.acl {
+                    "POSIX ACLs are kept"
+                } else {
+                    "no POSIX ACLs: a tree that has some cannot be restored here"
+                },
+                "use a kernel with CONFIG_BTRFS_FS_POSIX_ACL",
+            ),
+            check(
+                "pre-content events",
+                features.pre_content,
+                if features.pre_content {
+                    "files can be filled on first use"
+                } else {
+                    "missing: volumes are restored whole"
+                },
+                "use Linux 6.14 or newer",
+            ),
+            check(
+                "noatime",
+                self.pool().is_noatime(),
+                if self.pool().is_noatime() {
+                    "reads do not count as writes"
+                } else {
+                    "a read counts as a write, so volumes look dirty"
+                },
+                "mount the pool with -o noatime",
+            ),
+        ];
+        if self.pool().is_without_commit() {
+            checks.push(check(
+                "commit",
+                false,
+                "TAKEN OUT by --unsafe-no-commit: a power cut loses what was acknowledged",
+                "start without it",
+            ));
+        }
+        let (space, devices, queued) = self
+            .pool()
+            .run(|root| {
+                Ok((btrfs::space::space(root)?, btrfs::space::devices(root)?, btrfs::cleaner::queued(root)?))
+            })
+            .await?;
+        let room = crate::pool::room(&space);
+        let detail = room.as_ref().err().map_or_else(
+            || {
+                format!(
+                    "{} for data, {} for metadata",
+                    size(space.available_bytes()),
+                    size(space.available_metadata_bytes())
+                )
+            },
+            ToString::to_string,
+        );
+        checks.push(check("space", room.is_ok(), &detail, "delete volumes or add a device"));
+        let errors: u64 = devices.iter().map(btrfs::space::Device::errors).sum();
+        checks.push(check(
+            "devices",
+            errors == 0,
+            &format!("{errors} errors on {} devices", devices.len()),
+            "look at dmesg and replace the device",
+        ));
+        checks.push(check("cleaner", true, &format!("{queued} deleted subvolumes wait"), ""));
+        let trouble = self.store_trouble();
+        let store = if trouble.is_empty() { self.store().objects().describe() } else { trouble.clone() };
+        checks.push(check(
+            "store",
+            trouble.is_empty(),
+            &store,
+            "check that the store can be reached and written",
+        ));
+        let own = self.require_own_store();
+        let detail = own.as_ref().err().map_or_else(|| self.store().id().to_string(), ToString::to_string);
+        checks.push(check("store id", own.is_ok(), &detail, "start with the store that the pool belongs to"));
+        let quarantined = self
+            .volumes()
+            .all()
+            .iter()
+            .filter(|volume| matches!(volume.facts().standing, Standing::Quarantined { .. }))
+            .count();
+        checks.push(check(
+            "quarantine",
+            quarantined == 0,
+            &format!("{quarantined} copies without a record"),
+            "look at `list` and the store; nothing was dropped",
+        ));
+        Ok(checks)
+    }
+
+    /// The whole of it.
+    ///
+    /// # Errors
+    /// The pool cannot be read.
+    pub async fn status(&self) -> Result<NodeStatus, Error> {
+        Ok(NodeStatus {
+            node: self.name().to_string(),
+            session: self.session_id().map(|id| id.to_string()).unwrap_or_default(),
+            store_id: self.store().id().to_string(),
+            capacity: Some(self.capacity().await?),
+            checks: self.checks().await?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: self.address().to_owned(),
+            zone: self.config().zone.clone(),
+        })
+    }
+}
+
+fn size(bytes: u64) -> types::ByteSize {
+    types::ByteSize(bytes)
+}
+
+fn check(name: &str, ok: bool, detail: &str, remedy: &str) -> Check {
+    let remedy = if ok { String::new() } else { remedy.to_owned() };
+    Check { name: name.to_owned(), ok, detail: detail.to_owned(), remedy }
+}

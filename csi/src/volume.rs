@@ -1,0 +1,176 @@
+//! A volume as this node has it: what it knows, and what keeps calls on it apart.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use btrfs::Uuid;
+use cas::record::Origin;
+use cas::{Claim, VersionRef};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use types::{Domain, EntryId, Epoch, SessionId, Timestamp, VolumeId};
+
+use crate::about::About;
+use crate::clone::Roots;
+use crate::error::Error;
+use crate::layout::Place;
+use crate::sync::SyncQueue;
+
+/// How long a file call waits for a lifecycle operation that has closed the volume, and the other way round.
+const GATE_WAIT: Duration = Duration::from_secs(10);
+
+/// What this node is to a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// A session of this pool owns the record. One that is not the present session was fenced, and the volume has to be
+    /// taken again before anything is published.
+    Owned {
+        /// Which one.
+        session: SessionId,
+        /// The fencing token.
+        epoch: Epoch,
+    },
+    /// Snapshots of a volume that is elsewhere, kept for later. There is no live tree.
+    Relative,
+    /// The place in the line was lost. Live is kept until it is safe in an orphan.
+    Fenced {
+        /// The epoch that was lost.
+        epoch: Epoch,
+    },
+    /// Nobody can say what this is: there is no record of its birth. Never dropped by the node.
+    Quarantined {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The durable head, as of this node's last look at the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The point on the timeline.
+    pub entry: EntryId,
+    /// The tree there.
+    pub tree: VersionRef,
+}
+
+/// The read-only snapshot that live grew from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// Where it is.
+    pub place: Place,
+    /// What it holds.
+    pub tree: VersionRef,
+    /// Its uuid: whether live grew from it is asked of the kernel.
+    pub uuid: Uuid,
+    /// When something in it last changed.
+    pub roots: Roots,
+}
+
+/// What is known of a volume.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The copy's own facts, as they are in the pool.
+    pub about: About,
+    /// What this node is to it.
+    pub standing: Standing,
+    /// Where its packs belong.
+    pub domain: Domain,
+    /// Its durable head.
+    pub head: Option<Head>,
+    /// What the next sync is a difference to.
+    pub base: Option<Base>,
+    /// Where it came from.
+    pub origin: Option<Origin>,
+    /// When it was last known to be durable as it stands.
+    pub last_sync: Option<Timestamp>,
+    /// A mount still shows a tree that a restore replaced.
+    pub restart_to_see_it: bool,
+    /// Snapshots whose publication was sent and not answered: they stay until the next one is.
+    pub unsettled: Vec<Place>,
+    /// What went wrong last, in words; empty when all is well.
+    pub trouble: String,
+}
+
+impl Facts {
+    /// The facts of a copy that nothing else is known of.
+    pub fn new(about: About, domain: Domain) -> Self {
+        Self {
+            about,
+            standing: Standing::Relative,
+            domain,
+            head: None,
+            base: None,
+            origin: None,
+            last_sync: None,
+            restart_to_see_it: false,
+            unsettled: Vec::new(),
+            trouble: String::new(),
+        }
+    }
+}
+
+/// A volume on this node.
+#[derive(Debug)]
+pub struct Volume {
+    /// Which one.
+    pub id: VolumeId,
+    facts: Mutex<Facts>,
+    /// File calls share it, an operation that takes live away or swaps it has it alone.
+    gate: Arc<RwLock<()>>,
+    /// Syncs that wait for their snapshot.
+    pub(crate) syncs: SyncQueue,
+}
+
+impl Volume {
+    /// Makes one of what is known.
+    pub fn new(id: VolumeId, facts: Facts) -> Self {
+        Self { id, facts: Mutex::new(facts), gate: Arc::default(), syncs: SyncQueue::default() }
+    }
+
+    /// What is known now.
+    pub fn facts(&self) -> Facts {
+        self.facts.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// Changes what is known.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Facts) -> T) -> T {
+        change(&mut self.facts.lock().expect("no code panics while it holds this lock"))
+    }
+
+    /// What this session may publish under.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn claim(&self, me: SessionId) -> Result<Claim, Error> {
+        let facts = self.facts();
+        match facts.standing {
+            Standing::Owned { session, epoch } if session == me => {
+                Ok(Claim { id: self.id.clone(), birth: facts.about.birth, epoch })
+            }
+            Standing::Owned { .. } | Standing::Fenced { .. } => {
+                Err(Error::Fenced { volume: self.id.clone() })
+            }
+            Standing::Relative | Standing::Quarantined { .. } => {
+                Err(Error::NotOwned { volume: self.id.clone() })
+            }
+        }
+    }
+
+    /// Lets a file call in.
+    ///
+    /// # Errors
+    /// A lifecycle operation has the volume for itself, longer than a caller wants to wait.
+    pub async fn enter(&self) -> Result<OwnedRwLockReadGuard<()>, Error> {
+        let entered = tokio::time::timeout(GATE_WAIT, Arc::clone(&self.gate).read_owned()).await;
+        entered
+            .map_err(|_| Error::Busy { volume: self.id.clone(), running: "an operation that has it closed" })
+    }
+
+    /// Waits for the file calls that are under way, and lets no other in.
+    ///
+    /// # Errors
+    /// A file call takes longer than an operation wants to wait.
+    pub async fn close(&self) -> Result<OwnedRwLockWriteGuard<()>, Error> {
+        let closed = tokio::time::timeout(GATE_WAIT, Arc::clone(&self.gate).write_owned()).await;
+        closed.map_err(|_| Error::Busy { volume: self.id.clone(), running: "a file call" })
+    }
+}
