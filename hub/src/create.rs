@@ -63,9 +63,11 @@ pub struct NewVolume {
     pub request: RequestId,
     /// What it begins with.
     pub source: Source,
-    /// There and nowhere else.
+    /// There and nowhere else. Where it goes is not what it is: a retry may say another node.
+    #[serde(skip)]
     pub required: Option<NodeName>,
     /// There if possible.
+    #[serde(skip)]
     pub hint: Option<NodeName>,
     /// How much it may hold.
     pub limit: Limit,

@@ -76,6 +76,16 @@ pub enum Error {
         /// What differs.
         what: &'static str,
     },
+    /// An attribute is not what the caller expects.
+    #[error("{volume} has {key}={found:?}, which is not what was expected; nothing was set")]
+    AttributeDiffers {
+        /// Whose.
+        volume: VolumeId,
+        /// Which.
+        key: String,
+        /// What it is.
+        found: String,
+    },
     /// Another operation holds the volume.
     #[error("{volume} is {operation}; try again later")]
     Busy {
@@ -263,6 +273,7 @@ impl Classify for Error {
             | Self::AmbiguousName { .. }
             | Self::EmptyTemplate { .. }
             | Self::NoVersion { .. }
+            | Self::AttributeDiffers { .. }
             | Self::OwnerDead { .. }
             | Self::NotAVolume { .. }
             | Self::Fenced { .. }

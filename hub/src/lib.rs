@@ -16,8 +16,11 @@ pub mod nodes;
 pub mod order;
 pub mod placement;
 pub mod run;
+pub mod seal;
 pub mod service;
+pub mod settings;
 pub mod state;
+pub mod unique;
 pub mod view;
 
 pub use config::Settings;

@@ -163,12 +163,13 @@ async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
     });
     answer.await?;
     hub.catalog.read(volume).await?;
+    crate::unique::retire(hub, &record).await;
     tracing::info!(%volume, node = %node.name(), "deleted a volume");
     Ok(())
 }
 
 /// Returns a node that can write a tombstone: one with a copy, which it then drops, if there is one.
-fn anybody(hub: &Hub, record: &Record) -> Result<LiveNode, Error> {
+pub(crate) fn anybody(hub: &Hub, record: &Record) -> Result<LiveNode, Error> {
     let mut live = hub.nodes.live();
     let with_copy = live.iter().position(|node| node.has_content(&record.id, None));
     if live.is_empty() {

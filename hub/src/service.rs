@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cas::names::NameKind;
-use cas::record::State as Life;
+use cas::record::{Record, RecordKind, State as Life};
 use prost_types::Timestamp;
-use proto::convert::{optional, required};
+use proto::convert::{InvalidField, optional, required};
 use proto::hub::hub_server::Hub as Service;
 use proto::hub::{self as api, resolve_response};
 use proto::node as wire;
@@ -18,8 +18,10 @@ use crate::create::{Limit, NewVolume, Point, Source, create, with_name};
 use crate::error::Error;
 use crate::flight::Operation;
 use crate::liveness::Liveness;
+use crate::seal::{NewSeal, seal};
+use crate::unique::{UniqueName, living, request};
 use crate::view::{self, head_version};
-use crate::{attach, ensure, order};
+use crate::{attach, ensure, order, settings};
 
 /// What a list gives that asks for no size.
 const PAGE: usize = 500;
@@ -48,6 +50,15 @@ impl HubService {
         self.hub.catalog.find(text).await
     }
 
+    /// The request that a caller named, or that its unique name stands for.
+    async fn request(&self, text: &str, kind: RecordKind, unique: &str) -> Result<RequestId, Error> {
+        if unique.is_empty() {
+            request_id(text)
+        } else {
+            request(&self.hub, &UniqueName::new(kind, unique)).await
+        }
+    }
+
     async fn make(&self, new: NewVolume) -> Result<api::Volume, Error> {
         let volume = create(&self.hub, new).await?;
         self.hub.describe(&volume).await
@@ -65,7 +76,9 @@ impl HubService {
         let mut bytes = 0;
         loop {
             let (records, next) = self.hub.catalog.page(after.as_ref()).await?;
-            for record in records.into_iter().filter(|record| record.state == Life::Live) {
+            for record in
+                records.into_iter().filter(|record| record.state == Life::Live && asked_for(record, &request))
+            {
                 let seen = self.hub.owner_seen(&record);
                 let volume = view::volume(&record, &seen);
                 if node.as_ref().is_some_and(|node| volume.node != node.as_str()) {
@@ -212,7 +225,7 @@ impl Service for HubService {
         let template: Option<ResourceName> = optional("template", &asked.template)?;
         let name: Option<ResourceName> = optional("name", &asked.name)?;
         let new = NewVolume {
-            request: request_id(&asked.request_id)?,
+            request: self.request(&asked.request_id, RecordKind::Volume, &asked.unique_name).await?,
             source: template.map_or(Source::Empty, Source::Template),
             required: optional("node", &asked.node)?,
             hint: optional("node_hint", &asked.node_hint)?,
@@ -228,9 +241,9 @@ impl Service for HubService {
         let name: Option<ResourceName> = optional("name", &asked.name)?;
         let source = self.find(&asked.source_volume_id).await?;
         let new = NewVolume {
-            request: request_id(&asked.request_id)?,
+            request: self.request(&asked.request_id, RecordKind::Volume, &asked.unique_name).await?,
             source: Source::Fork(source, point(&asked.entry_id, &asked.version)?),
-            required: None,
+            required: optional("node", &asked.node)?,
             hint: optional("node_hint", &asked.node_hint)?,
             limit: asked.quota_bytes.map_or(Limit::Default, Limit::Asked),
             domain: None,
@@ -254,7 +267,16 @@ impl Service for HubService {
     }
 
     async fn get_volume(&self, request: Request<api::GetVolumeRequest>) -> Answer<api::Volume> {
-        let volume = self.find(&request.into_inner().volume_id).await?;
+        let asked = request.into_inner();
+        if !asked.unique_name.is_empty() {
+            let name =
+                UniqueName::new(view::record_kind(asked.kind(), RecordKind::Volume), &asked.unique_name);
+            let record = living(&self.hub, &name).await?;
+            let record = record.ok_or(Error::NoVolume { volume: asked.unique_name })?;
+            let seen = self.hub.owner_asked(&record).await;
+            return Ok(Response::new(view::volume(&record, &seen)));
+        }
+        let volume = self.find(&asked.volume_id).await?;
         Ok(Response::new(self.hub.describe(&volume).await?))
     }
 
@@ -286,7 +308,7 @@ impl Service for HubService {
         let volume = self.find(&asked.volume_id).await?;
         let point = match point(&asked.entry_id, &asked.version)? {
             Point::Present => {
-                return Err(Error::from(proto::convert::InvalidField::Missing { field: "entry_id" }).into());
+                return Err(Error::from(InvalidField::Missing { field: "entry_id" }).into());
             }
             point @ (Point::Entry(_) | Point::Version(_)) => point,
         };
@@ -348,9 +370,52 @@ impl Service for HubService {
         Ok(Response::new(api::ListTemplatesResponse { templates: self.templates().await? }))
     }
 
+    async fn seal_volume(&self, request: Request<api::SealVolumeRequest>) -> Answer<api::Volume> {
+        let asked = request.into_inner();
+        let kind = view::record_kind(asked.kind(), RecordKind::Snapshot);
+        if !kind.is_sealed() {
+            let reason = format!("a {kind} is not sealed");
+            return Err(Error::from(InvalidField::Malformed { field: "kind", reason }).into());
+        }
+        let new = NewSeal {
+            source: self.find(&asked.volume_id).await?,
+            request: self.request(&asked.request_id, kind, &asked.unique_name).await?,
+            kind,
+            attributes: asked.attributes.into_iter().collect(),
+        };
+        let sealed = seal(&self.hub, new).await?;
+        Ok(Response::new(self.hub.describe(&sealed).await?))
+    }
+
+    async fn set_quota(&self, request: Request<api::SetQuotaRequest>) -> Answer<api::Volume> {
+        let asked = request.into_inner();
+        let volume = self.find(&asked.volume_id).await?;
+        settings::set_quota(&self.hub, &volume, asked.quota_bytes).await?;
+        Ok(Response::new(self.hub.describe(&volume).await?))
+    }
+
+    async fn set_attributes(&self, request: Request<api::SetAttributesRequest>) -> Answer<api::Volume> {
+        let asked = request.into_inner();
+        let volume = self.find(&asked.volume_id).await?;
+        let (expected, wanted) =
+            (asked.expected.into_iter().collect(), asked.attributes.into_iter().collect());
+        settings::set_attributes(&self.hub, &volume, expected, wanted).await?;
+        Ok(Response::new(self.hub.describe(&volume).await?))
+    }
+
     async fn get_hub(&self, _: Request<api::GetHubRequest>) -> Answer<api::HubStatus> {
         Ok(Response::new(self.status().await?))
     }
+}
+
+/// Tells if a list that asks for a kind or an attribute asks for this record.
+fn asked_for(record: &Record, request: &api::ListVolumesRequest) -> bool {
+    let kind = request.kind();
+    let attribute = || record.attributes.get(&request.attribute);
+    let value = &request.attribute_value;
+    (kind == wire::RecordKind::Unspecified || kind == view::wire_kind(record.kind))
+        && (request.attribute.is_empty()
+            || attribute().is_some_and(|found| value.is_empty() || found == value))
 }
 
 /// The caller's request id, or a fresh one.

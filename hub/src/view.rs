@@ -42,6 +42,18 @@ pub fn wire_kind(kind: RecordKind) -> wire::RecordKind {
     }
 }
 
+/// Returns the kind that the wire's word means; `default` where it says nothing.
+pub fn record_kind(kind: wire::RecordKind, default: RecordKind) -> RecordKind {
+    match kind {
+        wire::RecordKind::Unspecified => default,
+        wire::RecordKind::Volume => RecordKind::Volume,
+        wire::RecordKind::Snapshot => RecordKind::Snapshot,
+        wire::RecordKind::Template => RecordKind::Template,
+        wire::RecordKind::Bundle => RecordKind::Bundle,
+        wire::RecordKind::Orphan => RecordKind::Orphan,
+    }
+}
+
 /// Returns the wire's word for a role.
 pub fn wire_role(role: Role) -> wire::EntryRole {
     match role {

@@ -17,7 +17,9 @@ pub use delete::{Authority, delete, purge, undelete};
 pub use publish::{Publication, Published, publish};
 pub use restore::{Restored, Target, restore_head};
 pub use seal::{NewSealed, make_orphan, seal};
-pub use settings::{remove_branch, set_attributes, set_branch, set_pin, set_quota};
+pub use settings::{
+    Exchanged, exchange_attributes, remove_branch, set_attributes, set_branch, set_pin, set_quota,
+};
 
 use types::{SessionId, VolumeId};
 

@@ -52,6 +52,58 @@ pub async fn set_attributes(
     .await
 }
 
+/// How an exchange of attributes ended.
+#[derive(Debug)]
+pub enum Exchanged {
+    /// The attributes are as wanted, by this write or before it.
+    Done(Change<Stored<Record>>),
+    /// An attribute is not as expected, and nothing was written.
+    Differs {
+        /// Which.
+        key: String,
+        /// What it is.
+        found: Option<String>,
+    },
+}
+
+/// Sets attributes, all or none, where others are as expected (`None`: not there). Where all are as wanted already, they
+/// are: what was expected may have been so before an answer was lost.
+pub async fn exchange_attributes(
+    store: &Store,
+    id: &VolumeId,
+    expected: &BTreeMap<String, Option<String>>,
+    wanted: &BTreeMap<String, Option<String>>,
+) -> Result<Exchanged, Error> {
+    let differs = |record: &Record, all: &BTreeMap<String, Option<String>>| {
+        all.iter()
+            .find(|(key, value)| record.attributes.get(*key) != value.as_ref())
+            .map(|(key, _)| key.clone())
+    };
+    let changed = edit(store, id, |record| {
+        if differs(record, wanted).is_none() || differs(record, expected).is_some() {
+            return Ok(());
+        }
+        for (key, value) in wanted {
+            match value {
+                Some(value) => record.attributes.insert(key.clone(), value.clone()),
+                None => record.attributes.remove(key),
+            };
+        }
+        check_attributes(&record.attributes)
+    })
+    .await?;
+    let record = match &changed {
+        Change::Made(stored) | Change::Already(stored) => &stored.value,
+    };
+    if differs(record, wanted).is_none() {
+        return Ok(Exchanged::Done(changed));
+    }
+    // What was wanted is not there, so something was not as expected at the time.
+    let key = differs(record, expected).or_else(|| differs(record, wanted)).unwrap_or_default();
+    let found = record.attributes.get(&key).cloned();
+    Ok(Exchanged::Differs { key, found })
+}
+
 /// Names an entry of the volume, which is then never thinned.
 pub async fn set_branch(
     store: &Store,

@@ -71,6 +71,7 @@ impl Projects {
             quota_bytes: new.quota.to_wire(),
             domain: text(new.domain.as_ref()),
             attributes: new.attributes.into_iter().collect(),
+            ..Default::default()
         };
         let answer = self.client().create_volume(self.long(request)).await;
         Ok(took("create the project", answer)?.try_into()?)
@@ -88,6 +89,7 @@ impl Projects {
             node_hint: text(fork.node_hint.as_ref()),
             quota_bytes: fork.quota.to_wire(),
             attributes: fork.attributes.into_iter().collect(),
+            ..Default::default()
         };
         let answer = self.client().fork_volume(self.long(request)).await;
         Ok(took("fork the project", answer)?.try_into()?)
@@ -95,7 +97,7 @@ impl Projects {
 
     /// Returns a project by its id, or by a name that only one carries.
     pub async fn get(&self, project: impl Into<VolumeRef>) -> Result<Project, Error> {
-        let request = hub::GetVolumeRequest { volume_id: project.into().to_string() };
+        let request = hub::GetVolumeRequest { volume_id: project.into().to_string(), ..Default::default() };
         let answer = self.client().get_volume(timed(request, SHORT_CALL)).await;
         Ok(took("look at the project", answer)?.try_into()?)
     }
@@ -105,7 +107,12 @@ impl Projects {
         let mut projects = Vec::new();
         let mut page_token = String::new();
         loop {
-            let request = hub::ListVolumesRequest { page_size: PAGE, page_token, node: text(node) };
+            let request = hub::ListVolumesRequest {
+                page_size: PAGE,
+                page_token,
+                node: text(node),
+                ..Default::default()
+            };
             let page = took("list projects", self.client().list_volumes(timed(request, SHORT_CALL)).await)?;
             for volume in page.volumes {
                 projects.push(volume.try_into()?);

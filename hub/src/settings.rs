@@ -1,0 +1,58 @@
+//! Edits of a volume that need no ownership: its limit and its attributes. Nothing is woken or moved for them.
+
+use std::collections::BTreeMap;
+
+use cas::lifecycle::{self, Exchanged};
+use proto::node as wire;
+use types::VolumeId;
+
+use crate::core::{Hub, Whereabouts, order};
+use crate::error::Error;
+
+/// Sets the limit: through the node that holds the volume, else in the record, where the next holder finds it.
+pub async fn set_quota(hub: &Hub, volume: &VolumeId, limit_bytes: u64) -> Result<(), Error> {
+    let record = hub.catalog.volume(volume).await?;
+    match hub.whereabouts(&record, hub.reconnect_time()).await? {
+        Whereabouts::Live(node) => {
+            let request = wire::SetQuotaRequest { volume_id: volume.to_string(), quota_bytes: limit_bytes };
+            let answer = order(&node, "set the limit", request, |mut client, request| async move {
+                client.set_quota(request).await
+            });
+            answer.await?;
+        }
+        Whereabouts::Asleep | Whereabouts::Fenced => {
+            let limit = (limit_bytes != 0).then_some(limit_bytes);
+            lifecycle::set_quota(&hub.store, volume, limit).await?;
+        }
+        // A node that comes back with its session would go on with the old limit.
+        Whereabouts::Dead { node, .. } => return Err(Error::OwnerDead { volume: volume.clone(), node }),
+        Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: volume.clone(), node }),
+    }
+    hub.catalog.read(volume).await?;
+    Ok(())
+}
+
+/// Sets attributes, all or none, where others are as expected. An empty value removes, or expects nothing.
+pub async fn set_attributes(
+    hub: &Hub,
+    volume: &VolumeId,
+    expected: BTreeMap<String, String>,
+    wanted: BTreeMap<String, String>,
+) -> Result<(), Error> {
+    hub.catalog.living(volume).await?;
+    let outcome =
+        lifecycle::exchange_attributes(&hub.store, volume, &optional(expected), &optional(wanted)).await?;
+    match outcome {
+        Exchanged::Done(_) => {
+            hub.catalog.read(volume).await?;
+            Ok(())
+        }
+        Exchanged::Differs { key, found } => {
+            Err(Error::AttributeDiffers { volume: volume.clone(), key, found: found.unwrap_or_default() })
+        }
+    }
+}
+
+fn optional(values: BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
+    values.into_iter().map(|(key, value)| (key, (!value.is_empty()).then_some(value))).collect()
+}
