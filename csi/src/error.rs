@@ -271,7 +271,7 @@ pub enum Error {
     Field(#[from] proto::convert::InvalidField),
     /// What an operation that several callers share ended with.
     #[error(transparent)]
-    Shared(Arc<Error>),
+    Shared(Arc<Self>),
     /// The node is going down.
     #[error("the node is shutting down")]
     ShuttingDown,

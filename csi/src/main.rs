@@ -25,6 +25,6 @@ async fn main() -> anyhow::Result<()> {
         stopper.cancel();
     });
     match cli.command {
-        Command::Node(config) => Ok(csi::server::run(config, stop).await?),
+        Command::Node(config) => Ok(Box::pin(csi::server::run(config, stop)).await?),
     }
 }

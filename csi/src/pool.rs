@@ -93,10 +93,12 @@ impl Pool {
                         let _turn = pool.0.commit_running.lock().await;
                         pool.0.commits.begin();
                         let result = pool.durable(btrfs::commit::commit).await;
-                        let shared = result.as_ref().map(|()| ()).map_err(|error| match error {
-                            Error::Btrfs(error) => error.errno(),
-                            _ => nix::libc::EIO,
-                        });
+                        let shared = match &result {
+                            Ok(()) => Ok(()),
+                            Err(error) => {
+                                Err(if let Error::Btrfs(e) = error { e.errno() } else { nix::libc::EIO })
+                            }
+                        };
                         sender.send_replace(Some(shared));
                         result
                     });

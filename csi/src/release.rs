@@ -114,7 +114,7 @@ impl Node {
             match cas::lifecycle::forget_copy(&session, &id).await {
                 Ok(_) | Err(cas::Error::Owned { .. } | cas::Error::NoVolume { .. }) => {}
                 Err(error) => {
-                    tracing::debug!(volume = %id, %error, "the record still names this pool as a holder")
+                    tracing::debug!(volume = %id, %error, "the record still names this pool as a holder");
                 }
             }
         });

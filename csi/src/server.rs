@@ -33,7 +33,7 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> Result<(), Erro
     let listener = TcpListener::bind(&config.listen).await.map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?.to_string();
     let address = config.advertise.clone().unwrap_or(bound);
-    let started = stop.run_until_cancelled(start(config, address)).await;
+    let started = Box::pin(stop.run_until_cancelled(start(config, address))).await;
     let Some(node) = started.transpose()? else { return Ok(()) };
     serve(node, listener, stop).await
 }

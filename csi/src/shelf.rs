@@ -177,7 +177,7 @@ mod tests {
         assert!(shelf.rebase(&a, Some(&first)).is_empty());
         assert!(shelf.rebase(&b, Some(&first)).is_empty());
         assert!(shelf.rebase(&a, Some(&second)).is_empty(), "the fork still needs it");
-        assert_eq!(shelf.rebase(&b, Some(&third)), [first.clone()]);
+        assert_eq!(shelf.rebase(&b, Some(&third)), std::slice::from_ref(&first));
         assert!(!shelf.holds(&first));
         assert_eq!(shelf.rebase(&a, None), [second]);
     }

@@ -99,9 +99,13 @@ fn lock(directory: &Path) -> Result<Flock<File>, Error> {
         Some(nix::libc::EROFS) => Error::PoolReadOnly { path: directory.to_owned() },
         _ => Error::PoolPath { path, source },
     })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => Error::PoolInUse { path: directory.to_owned() },
-        errno => Error::PoolPath { path: directory.to_owned(), source: errno.into() },
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        let path = directory.to_owned();
+        if errno == Errno::EWOULDBLOCK {
+            Error::PoolInUse { path }
+        } else {
+            Error::PoolPath { path, source: errno.into() }
+        }
     })
 }
 
@@ -125,10 +129,12 @@ fn sweep(staging: &Dir) -> Result<(), Error> {
 }
 
 fn full_pool(error: Error, path: &Path) -> Error {
-    let errno = match &error {
-        Error::Btrfs(error) => error.errno(),
-        Error::PoolPath { source, .. } => source.raw_os_error().unwrap_or(0),
-        _ => 0,
+    let errno = if let Error::Btrfs(error) = &error {
+        error.errno()
+    } else if let Error::PoolPath { source, .. } = &error {
+        source.raw_os_error().unwrap_or(0)
+    } else {
+        0
     };
     match errno {
         nix::libc::ENOSPC => {

@@ -1,0 +1,467 @@
+//! Volumes on real pools, with the store in memory: they come to be, become durable, move, and are restored.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::process::Command;
+use std::sync::Arc;
+
+use cas::Role;
+use cas::objects::CallKind;
+use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request, stop, store};
+use csi::error::Error;
+use csi::restore::Wanted;
+use csi::sync::SyncRequest;
+use types::{Change, Classify as _, Kind};
+
+fn sh(command: &str) {
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_sleeps_on_one_node_and_wakes_on_another() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    let volume = a.create(request("vol-1")).await.unwrap();
+    assert!(volume.is_made());
+    fill(&live(&a, "vol-1"));
+    let copy = tempfile::tempdir().unwrap();
+    sh(&format!("cp -a {}/. {}/", live(&a, "vol-1").display(), copy.path().display()));
+    let synced = a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert!(synced.changed && synced.objects_written >= 2, "{synced:?}");
+    // While it is owned nobody else gets it.
+    let error = b.acquire(&id("vol-1"), false).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::FailedPrecondition, "{error}");
+    std::fs::write(live(&a, "vol-1").join("late"), "written after the sync").unwrap();
+    std::fs::write(copy.path().join("late"), "written after the sync").unwrap();
+    sh(&format!(
+        "touch -r {0}/late {1}/late; touch -r {0} {1}",
+        live(&a, "vol-1").display(),
+        copy.path().display()
+    ));
+    let released = a.release(&id("vol-1"), false).await.unwrap();
+    assert!(a.volumes().find(&id("vol-1")).is_none());
+    assert!(names(a.pool().path().join("volumes")).is_empty());
+    let there = b.acquire(&id("vol-1"), false).await.unwrap();
+    assert_eq!(head(&there), released.version);
+    assert_eq!(differences(copy.path(), &live(&b, "vol-1")), "");
+    // The same tree, the same id: nothing to write.
+    let again = b.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert_eq!((again.version, again.changed), (released.version, false));
+    assert!(again.epoch > released.epoch);
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_that_changed_nothing_writes_nothing() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    fill(&live(&node, "vol-1"));
+    let first = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    faults.reset();
+    for _ in 0..2 {
+        let again = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+        assert_eq!((again.version, again.changed, again.objects_written), (first.version, false, 0));
+    }
+    // Touched and put back: the tree is what it was.
+    let readme = live(&node, "vol-1").join("README");
+    sh(&format!("chmod 600 {0}; chmod 644 {0}", readme.display()));
+    let again = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert_eq!((again.version, again.changed), (first.version, false));
+    assert_eq!(faults.counts().of(CallKind::Put), 0, "a sync without a change writes nothing");
+    // A snapshot that somebody asked for is an entry of its own, of the same version.
+    let asked = SyncRequest { role: Role::Manual, label: "before lunch".to_owned() };
+    let asked = node.sync(&id("vol-1"), asked).await.unwrap();
+    assert_eq!((asked.version, asked.changed), (first.version, true));
+    assert_ne!(asked.entry, first.entry);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_change_costs_one_pack_and_one_record() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    fill(&live(&node, "vol-1"));
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    std::fs::write(live(&node, "vol-1").join("src/main.rs"), "fn main() { edited() }\n").unwrap();
+    faults.reset();
+    let synced = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert!(synced.changed);
+    let puts = faults.counts().of(CallKind::Put);
+    assert!(puts <= 3, "{puts} writes");
+    assert_eq!(synced.objects_written, puts);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_moves_no_data_and_lives_on_its_own() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    let source = node.create(request("vol-1")).await.unwrap().into_inner();
+    fill(&live(&node, "vol-1"));
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    faults.reset();
+    let made = node.create(fork("vol-2", "vol-1", head(&source))).await.unwrap();
+    assert!(made.is_made());
+    let counts = faults.counts();
+    assert_eq!(counts.of(CallKind::Put), 2, "creating, then live: no data");
+    assert_eq!(head(&made.into_inner()), head(&source));
+    assert_eq!(differences(&live(&node, "vol-1"), &live(&node, "vol-2")), "");
+    // The second call is told.
+    assert!(!node.create(fork("vol-2", "vol-1", head(&source))).await.unwrap().is_made());
+    // The source moves on and goes; the fork's base stays until the fork has moved on as well.
+    std::fs::write(live(&node, "vol-1").join("README"), "changed in the source\n").unwrap();
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(live(&node, "vol-2").join("README")).unwrap(), "hello\n");
+    node.delete(&id("vol-1")).await.unwrap();
+    std::fs::write(live(&node, "vol-2").join("new"), "in the fork\n").unwrap();
+    let synced = node.sync(&id("vol-2"), SyncRequest::plain()).await.unwrap();
+    assert!(synced.changed);
+    assert_eq!(
+        names(node.pool().path().join("volumes")),
+        ["vol-2"],
+        "nothing needs the source's snapshots any more"
+    );
+    // The cold way: on a node that has nothing near.
+    let other = TestPool::new("node-b");
+    let there = other.start(&store).await;
+    there.create(fork("vol-3", "vol-2", synced.version)).await.unwrap();
+    assert_eq!(differences(&live(&node, "vol-2"), &live(&there, "vol-3")), "");
+    stop(node).await;
+    stop(there).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restoring_keeps_what_was_there_as_a_branch() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    fill(&live(&node, "vol-1"));
+    let before = tempfile::tempdir().unwrap();
+    let first = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    sh(&format!("cp -a {}/. {}/", live(&node, "vol-1").display(), before.path().display()));
+    std::fs::remove_file(live(&node, "vol-1").join("README")).unwrap();
+    std::fs::write(live(&node, "vol-1").join("unsynced"), "kept in the branch").unwrap();
+    let restored = node.restore(&id("vol-1"), Wanted::Entry(first.entry)).await.unwrap();
+    assert_eq!(restored.version, first.version);
+    assert!(restored.branch.starts_with("pre-restore/") && !restored.restart_to_see_it);
+    assert_eq!(differences(before.path(), &live(&node, "vol-1")), "");
+    // And to the branch, which has what was never synced by anybody else.
+    let record = cas::record::get(&store, &id("vol-1")).await.unwrap().value;
+    let branch = record.branches[&restored.branch];
+    node.restore(&id("vol-1"), Wanted::Entry(branch)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(live(&node, "vol-1").join("unsynced")).unwrap(), "kept in the branch");
+    std::fs::write(live(&node, "vol-1").join("more"), "x").unwrap();
+    assert!(node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap().changed);
+    let error = node.restore(&id("vol-1"), Wanted::Version(types::VersionId([9; 32]))).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert_eq!(names(node.pool().path().join("volumes/vol-1")), ["about", "base", "data", "snap"]);
+    assert!(names(node.pool().path().join("staging")).is_empty());
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_under_a_mount_says_so_and_keeps_what_is_still_written() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    let first = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    std::fs::write(live(&node, "vol-1").join("second"), "x").unwrap();
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    let point = tempfile::tempdir().unwrap();
+    sh(&format!("mount --bind {} {}", live(&node, "vol-1").display(), point.path().display()));
+    let restored = node.restore(&id("vol-1"), Wanted::Entry(first.entry)).await;
+    std::fs::write(point.path().join("late"), "by the pod").unwrap();
+    let error = node.delete(&id("vol-1")).await;
+    let still = names(point.path());
+    sh(&format!("umount {}", point.path().display()));
+    assert!(restored.unwrap().restart_to_see_it);
+    assert_eq!(error.unwrap_err().kind(), Kind::FailedPrecondition, "what is mounted is never deleted");
+    assert_eq!(still, ["late", "second"], "the mount keeps the old tree");
+    assert!(names(live(&node, "vol-1")).is_empty());
+    node.settle_all().await;
+    assert_eq!(names(node.pool().path().join("volumes/vol-1")), ["about", "base", "data", "snap"]);
+    let orphans: Vec<_> = cas::record::list(&store).await.unwrap();
+    let orphan = orphans.iter().find(|record| record.value.kind == cas::RecordKind::Orphan).unwrap();
+    let tree = orphan.value.head_entry().unwrap().heads.values().next().unwrap();
+    let late = node.reader().stat(tree, &types::VolumePath::parse("late").unwrap()).await.unwrap();
+    assert!(late.is_some(), "what the pod wrote after the restore is kept");
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_place_keeps_late_writes_as_an_orphan() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    a.create(request("vol-1")).await.unwrap();
+    a.create(request("vol-2")).await.unwrap();
+    std::fs::write(live(&a, "vol-1").join("durable"), "x").unwrap();
+    a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    std::fs::write(live(&a, "vol-1").join("late"), "not synced").unwrap();
+    std::fs::write(live(&a, "vol-2").join("late"), "not synced").unwrap();
+    // Declared dead: fenced, and one of its volumes is woken elsewhere.
+    cas::session::fence(&store, &a.session_id().unwrap()).await.unwrap();
+    b.acquire(&id("vol-1"), false).await.unwrap();
+    assert_eq!(names(live(&b, "vol-1")), ["durable"]);
+    let error = a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Aborted, "{error}");
+    let before = a.session_id().unwrap();
+    a.beat(false).await.unwrap();
+    assert_ne!(a.session_id().unwrap(), before, "a fenced session is dead for ever");
+    // The one that nobody took is this node's again, with everything in it.
+    assert_eq!(names(live(&a, "vol-2")), ["late"]);
+    assert!(a.sync(&id("vol-2"), SyncRequest::plain()).await.unwrap().changed);
+    // The other is only a relative here now; what was written late is an orphan.
+    assert!(names(live(&a, "vol-1")).is_empty());
+    let records = cas::record::list(&store).await.unwrap();
+    let orphan = records.iter().find(|record| record.value.kind == cas::RecordKind::Orphan).unwrap();
+    let tree = orphan.value.head_entry().unwrap().heads.values().next().unwrap();
+    let late = b.reader().stat(tree, &types::VolumePath::parse("late").unwrap()).await.unwrap();
+    assert!(late.is_some());
+    // B went on undisturbed.
+    std::fs::write(live(&b, "vol-1").join("on-b"), "x").unwrap();
+    assert!(b.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap().changed);
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nested_subvolumes_keep_their_files_through_fork_template_and_sync() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    let volume = a.create(request("vol-1")).await.unwrap().into_inner();
+    let path = live(&a, "vol-1");
+    sh(&format!(
+        "mkdir {0}/d; btrfs -q subvolume create {0}/d/nested; echo one > {0}/d/nested/file",
+        path.display()
+    ));
+    let first = a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    faults.reset();
+    let again = a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert_eq!((again.version, again.changed), (first.version, false));
+    assert_eq!(faults.counts().of(CallKind::Put), 0);
+    // A write in the nested one alone leaves its parent's generation alone.
+    sh(&format!("echo two > {}/d/nested/file", path.display()));
+    let second = a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert!(second.changed && second.version != first.version);
+    a.create(fork("vol-2", "vol-1", head(&volume))).await.unwrap();
+    assert_eq!(differences(&path, &live(&a, "vol-2")), "");
+    b.ensure_template(&id("vol-1")).await.unwrap();
+    b.create(fork("vol-3", "vol-1", second.version)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(live(&b, "vol-3").join("d/nested/file")).unwrap(), "two\n");
+    a.restore(&id("vol-1"), Wanted::Entry(first.entry)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(path.join("d/nested/file")).unwrap(), "one\n");
+    a.delete(&id("vol-1")).await.unwrap();
+    assert!(!path.exists());
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_holds_also_for_a_nested_subvolume_and_moves_with_the_volume() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    let mut wish = request("vol-1");
+    wish.limit_bytes = Some(64 << 20);
+    a.create(wish).await.unwrap();
+    let write = |path: std::path::PathBuf, mib: u32| {
+        let script = format!("head -c {mib}M /dev/urandom > {0} && sync {0}", path.display());
+        Command::new("sh").args(["-c", &script]).output().unwrap().status.success()
+    };
+    sh(&format!("btrfs -q subvolume create {}/nested", live(&a, "vol-1").display()));
+    assert!(write(live(&a, "vol-1").join("nested/some"), 30));
+    assert!(!write(live(&a, "vol-1").join("nested/more"), 60), "the limit is for all of it");
+    std::fs::remove_file(live(&a, "vol-1").join("nested/more")).unwrap();
+    a.set_quota(&id("vol-1"), Some(128 << 20)).await.unwrap();
+    assert!(write(live(&a, "vol-1").join("nested/more"), 60));
+    a.release(&id("vol-1"), false).await.unwrap();
+    let there = b.acquire(&id("vol-1"), false).await.unwrap();
+    assert_eq!(there.facts().about.limit_bytes, Some(128 << 20));
+    assert!(!write(live(&b, "vol-1").join("too-much"), 60), "the same is left as there");
+    std::fs::remove_file(live(&b, "vol-1").join("too-much")).unwrap();
+    assert!(write(live(&b, "vol-1").join("little"), 20));
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_operation_at_a_time_and_a_caller_that_leaves_stops_nothing() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    let guard = node.locks().try_acquire(&id("vol-1"), "test").unwrap();
+    for error in [
+        node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap_err(),
+        node.release(&id("vol-1"), false).await.unwrap_err(),
+        node.delete(&id("vol-1")).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), Kind::Aborted, "{error}");
+    }
+    drop(guard);
+    std::fs::write(live(&node, "vol-1").join("file"), "x").unwrap();
+    // The caller goes away at its first wait.
+    let leaver = Arc::clone(&node);
+    let left = tokio::time::timeout(std::time::Duration::from_millis(1), async move {
+        leaver.sync(&id("vol-1"), SyncRequest::plain()).await
+    });
+    drop(left.await);
+    for _ in 0..100 {
+        if !node.describe(&node.volumes().get(&id("vol-1")).unwrap()).await.unwrap().dirty {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let again = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert!(!again.changed, "the sync that nobody waited for has done it");
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delete_is_made_once_and_ids_are_never_used_twice() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    assert_eq!(node.delete(&id("vol-1")).await.unwrap(), Change::Made(()));
+    assert_eq!(node.delete(&id("vol-1")).await.unwrap(), Change::Already(()));
+    assert_eq!(node.delete(&id("vol-9")).await.unwrap(), Change::Already(()));
+    assert!(names(node.pool().path().join("volumes")).is_empty());
+    let error = node.create(request("vol-1")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::AlreadyExists, "{error}");
+    assert!(matches!(node.acquire(&id("vol-1"), false).await.unwrap_err(), Error::NoRecord { .. }));
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_store_makes_the_pool_read_only_and_drops_nothing() {
+    if !has_btrfs() {
+        return;
+    }
+    let (first, _) = store().await;
+    let (second, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&first).await;
+    node.create(request("vol-1")).await.unwrap();
+    fill(&live(&node, "vol-1"));
+    stop(node).await;
+    let node = pool.start(&second).await;
+    let error = node.create(request("vol-2")).await.unwrap_err();
+    assert!(matches!(error, Error::WrongStore { .. }), "{error}");
+    assert!(node.sync(&id("vol-1"), SyncRequest::plain()).await.is_err());
+    assert!(node.delete(&id("vol-1")).await.is_err());
+    assert!(live(&node, "vol-1").join("README").exists());
+    assert!(node.checks().await.unwrap().iter().any(|check| check.name == "store id" && !check.ok));
+    stop(node).await;
+    let node = pool.start(&first).await;
+    assert!(node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap().changed);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_restart_keeps_the_session_and_moves_nothing() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    fill(&live(&node, "vol-1"));
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    std::fs::write(live(&node, "vol-1").join("unsynced"), "x").unwrap();
+    let session = node.session_id();
+    let epoch = node.volumes().get(&id("vol-1")).unwrap().claim(session.unwrap()).unwrap().epoch;
+    stop(node).await;
+    faults.reset();
+    let node = pool.start(&store).await;
+    assert_eq!(node.session_id(), session);
+    assert_eq!(node.volumes().get(&id("vol-1")).unwrap().claim(session.unwrap()).unwrap().epoch, epoch);
+    assert!(faults.counts().of(CallKind::Put) <= 1, "only the session's own beat");
+    assert!(live(&node, "vol-1").join("unsynced").exists());
+    assert!(node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap().changed);
+    stop(node).await;
+    // Without state.db the store says which session it was.
+    for name in ["state.db", "state.db-wal", "state.db-shm"] {
+        drop(std::fs::remove_file(pool.mount().join(name)));
+    }
+    let node = pool.start(&store).await;
+    assert_eq!(node.session_id(), session);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_takes_only_the_difference_when_the_head_was_prefetched() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    a.create(request("vol-1")).await.unwrap();
+    fill(&live(&a, "vol-1"));
+    sh(&format!("head -c 8M /dev/urandom > {}/random", live(&a, "vol-1").display()));
+    let synced = a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    assert_eq!(b.prefetch(&id("vol-1")).await.unwrap(), synced.version);
+    std::fs::write(live(&a, "vol-1").join("README"), "edited\n").unwrap();
+    a.release(&id("vol-1"), true).await.unwrap();
+    faults.reset();
+    b.acquire(&id("vol-1"), false).await.unwrap();
+    assert!(faults.counts().bytes_read < 1 << 20, "{} bytes were read", faults.counts().bytes_read);
+    assert_eq!(std::fs::read_to_string(live(&b, "vol-1").join("README")).unwrap(), "edited\n");
+    let copy = tempfile::tempdir().unwrap();
+    sh(&format!("cp -a {}/. {}/", live(&b, "vol-1").display(), copy.path().display()));
+    // And back, where the base was kept.
+    b.release(&id("vol-1"), false).await.unwrap();
+    a.acquire(&id("vol-1"), false).await.unwrap();
+    assert_eq!(differences(copy.path(), &live(&a, "vol-1")), "");
+    stop(a).await;
+    stop(b).await;
+}
