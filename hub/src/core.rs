@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
-use types::{Clock, NodeName, SessionId, VolumeId};
+use types::{Classify as _, Clock, Kind, NodeName, SessionId, VolumeId};
 
 use crate::catalog::Catalog;
 use crate::config::Settings;
@@ -93,7 +93,7 @@ pub struct Hub {
 
 impl Hub {
     /// Puts the parts together.
-    pub fn new(settings: Settings, store: Store, state: State, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(settings: Settings, store: Store, state: State) -> Arc<Self> {
         let clock = Arc::clone(store.clock());
         let tasks = TaskTracker::new();
         Arc::new(Self {
@@ -104,7 +104,7 @@ impl Hub {
             store,
             state,
             clock,
-            stop,
+            stop: CancellationToken::new(),
             tasks,
         })
     }
@@ -177,6 +177,33 @@ impl Hub {
         })
     }
 
+    /// Notes that a node did not answer a call. One that lives speaks again within a heartbeat.
+    pub fn doubt(&self, node: &NodeName) {
+        if let Some(silent) = self.nodes.live_by_name(node) {
+            self.nodes.doubt(silent.introduction.session);
+        }
+    }
+
+    /// Gives a node an order that may take long. One that does not answer is doubted.
+    pub async fn order<T, A, F>(
+        &self,
+        node: &LiveNode,
+        action: &'static str,
+        message: T,
+        call: impl FnOnce(NodeClient<Channel>, Request<T>) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let answer = ask(node, action, ORDER_TIMEOUT, message, call).await;
+        if let Err(error) = &answer
+            && error.kind() == Kind::Unavailable
+        {
+            self.doubt(node.name());
+        }
+        answer
+    }
+
     /// Fences the session of a dead node, after one more look at its beat.
     pub async fn fence(&self, volume: &VolumeId, session: SessionId) -> Result<(), Error> {
         self.look(session).await?;
@@ -234,19 +261,6 @@ pub async fn look_at(node: &LiveNode, volume: &VolumeId) -> Result<wire::Volume,
         client.get_volume(request).await
     })
     .await
-}
-
-/// Gives a node an order that may take long.
-pub async fn order<T, A, F>(
-    node: &LiveNode,
-    action: &'static str,
-    message: T,
-    call: impl FnOnce(NodeClient<Channel>, Request<T>) -> F,
-) -> Result<A, Error>
-where
-    F: Future<Output = Result<Response<A>, Status>>,
-{
-    ask(node, action, ORDER_TIMEOUT, message, call).await
 }
 
 async fn ask<T, A, F>(

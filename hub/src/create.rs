@@ -14,7 +14,7 @@ use serde::Serialize;
 use types::{Classify as _, Domain, EntryId, Kind, NodeName, RequestId, ResourceName, VersionId, VolumeId};
 
 use crate::catalog::NAME;
-use crate::core::{Done, Hub, Whereabouts, order};
+use crate::core::{Done, Hub, Whereabouts};
 use crate::error::Error;
 use crate::flight::{Course, Operation};
 use crate::nodes::LiveNode;
@@ -164,7 +164,7 @@ async fn make(hub: &Hub, new: &NewVolume, course: &Course<Done>) -> Result<(), E
             domain: new.domain.as_ref().map_or_else(String::new, ToString::to_string),
             attributes: new.attributes.clone().into_iter().collect(),
         };
-        let answer = order(&node, "make the volume", request, |mut client, request| async move {
+        let answer = hub.order(&node, "make the volume", request, |mut client, request| async move {
             client.create_volume(request).await
         });
         match answer.await {
@@ -302,7 +302,7 @@ async fn fork_version(hub: &Hub, source: &Record, point: Point) -> Result<Versio
                 label: String::new(),
                 role: wire::EntryRole::Sync.into(),
             };
-            let answer = order(&node, "sync the source", request, |mut client, request| async move {
+            let answer = hub.order(&node, "sync the source", request, |mut client, request| async move {
                 client.sync_volume(request).await
             });
             Ok(proto::convert::required("version", &answer.await?.version)?)

@@ -10,7 +10,7 @@ use cas::record::Record;
 use proto::{hub as api, node as wire};
 use types::{Classify as _, Kind, NodeName, VolumeId};
 
-use crate::core::{Done, Hub, Whereabouts, look_at, order};
+use crate::core::{Done, Hub, Whereabouts, look_at};
 use crate::create::goes_elsewhere;
 use crate::error::Error;
 use crate::flight::{Course, Operation};
@@ -65,7 +65,7 @@ pub async fn hibernate(hub: &Arc<Hub>, volume: &VolumeId) -> Result<(), Error> {
         let record = owned.catalog.volume(&id).await?;
         match owned.whereabouts(&record, owned.reconnect_time()).await? {
             Whereabouts::Asleep => {}
-            Whereabouts::Live(node) => drop(release(&node, &id, false).await?),
+            Whereabouts::Live(node) => drop(release(&owned, &node, &id, false).await?),
             Whereabouts::Fenced => return Err(dead(&record)),
             Whereabouts::Dead { node, .. } => return Err(Error::OwnerDead { volume: id, node }),
             Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: id, node }),
@@ -95,13 +95,13 @@ async fn bring(
         let outcome = match hub.whereabouts(&record, hub.verdict_time()).await? {
             Whereabouts::Live(node) if allowed.is_empty() || allowed.contains(node.name()) => {
                 course.towards(node.name());
-                here(&node, volume).await.map_err(|error| (error, node.name().clone()))
+                here(hub, &node, volume).await
             }
             Whereabouts::Live(owner) => {
                 let target =
                     choose(hub, &record, allowed, &failed).map_err(|error| last.take().unwrap_or(error))?;
                 course.towards(target.name());
-                relocate(hub, &record, &owner, &target).await.map_err(|error| (error, target.name().clone()))
+                relocate(hub, &record, &owner, &target).await
             }
             asleep @ (Whereabouts::Asleep | Whereabouts::Fenced | Whereabouts::Dead { .. }) => {
                 // Before anything is fenced there has to be a place to go.
@@ -112,10 +112,7 @@ async fn bring(
                     hub.fence(volume, session).await?;
                 }
                 taken_over |= !matches!(asleep, Whereabouts::Asleep);
-                acquire(&target, volume)
-                    .await
-                    .map(|volume| (target.name().clone(), volume))
-                    .map_err(|error| (error, target.name().clone()))
+                acquire(hub, &target, volume).await.map(|held| (target.name().clone(), held))
             }
             Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: volume.clone(), node }),
         };
@@ -132,29 +129,35 @@ async fn bring(
                     last_durable: durable.map(|entry| proto::convert::timestamp(entry.time)),
                 });
             }
-            Err((error, node)) if goes_elsewhere(error.kind()) => {
-                tracing::warn!(%volume, %node, %error, "a volume could not be brought to a node");
-                // Another operation there, or a lost race: the record says what is so now, and the node may still do.
-                if error.kind() != Kind::Aborted {
-                    failed.push(node);
+            Err(error) if goes_elsewhere(error.kind()) => {
+                tracing::warn!(%volume, %error, "a volume could not be brought to a node");
+                // After `Aborted`, another operation there or a lost race, and after silence, the record and the next
+                // heartbeat say what is so now.
+                if error.kind() == Kind::ResourceExhausted {
+                    failed.extend(error.node().cloned());
                 }
                 last = Some(error);
             }
-            Err((error, _)) => return Err(error),
+            Err(error) => return Err(error),
         }
     }
     Err(last.unwrap_or(Error::Busy { volume: volume.clone(), operation: Operation::Ensure.describe() }))
 }
 
 /// Verifies that the owner's node has the volume, and lets it materialise what it lost.
-async fn here(node: &LiveNode, volume: &VolumeId) -> Result<(NodeName, wire::Volume), Error> {
+async fn here(hub: &Hub, node: &LiveNode, volume: &VolumeId) -> Result<(NodeName, wire::Volume), Error> {
     match look_at(node, volume).await {
         Ok(held) if held.owned => return Ok((node.name().clone(), held)),
         Ok(_) => {}
         Err(error) if error.kind() == Kind::NotFound => {}
-        Err(error) => return Err(error),
+        Err(error) => {
+            if error.kind() == Kind::Unavailable {
+                hub.doubt(node.name());
+            }
+            return Err(error);
+        }
     }
-    acquire(node, volume).await.map(|held| (node.name().clone(), held))
+    acquire(hub, node, volume).await.map(|held| (node.name().clone(), held))
 }
 
 /// Moves a volume between two nodes that live. On the way it sleeps in the store for a moment; where the target cannot
@@ -167,7 +170,7 @@ async fn relocate(
 ) -> Result<(NodeName, wire::Volume), Error> {
     let volume = &record.id;
     let request = wire::PrefetchVolumeRequest { volume_id: volume.to_string() };
-    let prefetched = order(target, "fetch the volume", request, |mut client, request| async move {
+    let prefetched = hub.order(target, "fetch the volume", request, |mut client, request| async move {
         client.prefetch_volume(request).await
     });
     match prefetched.await {
@@ -177,8 +180,8 @@ async fn relocate(
         Err(error) => return Err(error),
     }
     // The copy stays: should the target fail, its owner has it back at once. The node drops it when it may.
-    release(owner, volume, true).await?;
-    match acquire(target, volume).await {
+    release(hub, owner, volume, true).await?;
+    match acquire(hub, target, volume).await {
         Ok(held) => Ok((target.name().clone(), held)),
         Err(failed) => {
             let now = hub.catalog.volume(volume).await?;
@@ -186,7 +189,7 @@ async fn relocate(
                 // It was done, and only the answer was lost; the next look finds it there.
                 return Err(failed);
             }
-            match acquire(owner, volume).await {
+            match acquire(hub, owner, volume).await {
                 Ok(_) => Err(failed),
                 Err(undo) => Err(Error::Stranded {
                     volume: volume.clone(),
@@ -198,21 +201,22 @@ async fn relocate(
     }
 }
 
-async fn acquire(node: &LiveNode, volume: &VolumeId) -> Result<wire::Volume, Error> {
+async fn acquire(hub: &Hub, node: &LiveNode, volume: &VolumeId) -> Result<wire::Volume, Error> {
     let request = wire::AcquireVolumeRequest { volume_id: volume.to_string(), force: false };
-    order(node, "take the volume", request, |mut client, request| async move {
+    hub.order(node, "take the volume", request, |mut client, request| async move {
         client.acquire_volume(request).await
     })
     .await
 }
 
 async fn release(
+    hub: &Hub,
     node: &LiveNode,
     volume: &VolumeId,
     keep_copy: bool,
 ) -> Result<wire::ReleaseVolumeResponse, Error> {
     let request = wire::ReleaseVolumeRequest { volume_id: volume.to_string(), keep_copy };
-    order(node, "release the volume", request, |mut client, request| async move {
+    hub.order(node, "release the volume", request, |mut client, request| async move {
         client.release_volume(request).await
     })
     .await

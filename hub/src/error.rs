@@ -257,6 +257,13 @@ pub enum Error {
     State(#[source] rusqlite::Error),
 }
 
+impl Error {
+    /// Returns the node that answered with this error, if one did.
+    pub fn node(&self) -> Option<&NodeName> {
+        if let Self::Node { node, .. } = self { Some(node) } else { None }
+    }
+}
+
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {

@@ -34,6 +34,8 @@ pub struct Signs {
     pub watched: Instant,
     /// When its last message came in, if one did.
     pub heard: Option<Instant>,
+    /// When it last did not answer a call: until it speaks again, it is not live.
+    pub doubted: Option<Instant>,
     /// When its beat in the store was last seen to differ from the look before; at first, when it was first seen.
     pub beat_moved: Option<Instant>,
     /// When the last successful look at its beat began.
@@ -45,7 +47,7 @@ pub struct Signs {
 impl Signs {
     /// Begins to watch a session of which nothing is known yet.
     pub fn new(now: Instant) -> Self {
-        Self { watched: now, heard: None, beat_moved: None, beat_read: None, fenced: false }
+        Self { watched: now, heard: None, doubted: None, beat_moved: None, beat_read: None, fenced: false }
     }
 }
 
@@ -67,7 +69,11 @@ pub fn judge(now: Instant, signs: &Signs, timings: &Timings) -> Liveness {
     if signs.fenced {
         return Liveness::Fenced;
     }
-    if signs.heard.is_some_and(|heard| now.saturating_duration_since(heard) < timings.suspect) {
+    let fresh = |heard: Instant| {
+        now.saturating_duration_since(heard) < timings.suspect
+            && signs.doubted.is_none_or(|doubted| doubted < heard)
+    };
+    if signs.heard.is_some_and(fresh) {
         return Liveness::Live;
     }
     let silent_here = now.saturating_duration_since(signs.heard.unwrap_or(signs.watched)) >= timings.dead;
@@ -128,11 +134,22 @@ mod tests {
             let signs = Signs {
                 watched: at(0),
                 heard: heard.map(at),
+                doubted: None,
                 beat_moved: moved.map(at),
                 beat_read: read.map(at),
                 fenced,
             };
             assert_eq!(judge(at(now), &signs, &timings), verdict, "{what}");
         }
+    }
+
+    #[test]
+    fn a_node_that_did_not_answer_is_suspect_until_it_speaks_again() {
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        let mut signs = Signs { heard: Some(at(100)), doubted: Some(at(200)), ..Signs::new(start) };
+        assert_eq!(judge(at(300), &signs, &Timings::default()), Liveness::Suspect);
+        signs.heard = Some(at(250));
+        assert_eq!(judge(at(300), &signs, &Timings::default()), Liveness::Live);
     }
 }

@@ -1,5 +1,6 @@
 //! `opensail-hub`: the Volume Hub as a process.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -67,7 +68,11 @@ fn time(text: &str) -> Result<Duration, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     match serve(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -85,7 +90,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     // Handlers first: a signal during a slow start ends it too.
     let shutdown = CancellationToken::new();
     tokio::spawn(signals(shutdown.clone())?);
-    let building = Box::pin(build(&arguments, timings, shutdown.clone()));
+    let building = Box::pin(build(&arguments, timings));
     let Some(built) = shutdown.run_until_cancelled(building).await else { return Ok(()) };
     let (hub, listener) = built?;
     let address = listener.local_addr()?;
@@ -96,11 +101,7 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// Binds first, so that a port in use is said at once; then proves the store, then takes the state file.
-async fn build(
-    arguments: &Arguments,
-    timings: Timings,
-    shutdown: CancellationToken,
-) -> anyhow::Result<(Arc<Hub>, TcpListener)> {
+async fn build(arguments: &Arguments, timings: Timings) -> anyhow::Result<(Arc<Hub>, TcpListener)> {
     let listener = TcpListener::bind(&arguments.listen).await.with_context(|| {
         format!("cannot listen on {}; choose another --listen or stop what uses it", arguments.listen)
     })?;
@@ -122,7 +123,7 @@ async fn build(
         })?;
     let state = State::open(&arguments.state, store.id())?;
     let settings = Settings { default_quota: arguments.default_quota, timings };
-    Ok((Hub::new(settings, store, state, shutdown.child_token()), listener))
+    Ok((Hub::new(settings, store, state), listener))
 }
 
 /// Cancels `shutdown` at the first SIGTERM or SIGINT.

@@ -272,6 +272,15 @@ impl Nodes {
         self.change();
     }
 
+    /// Notes that a node did not answer: until it speaks again, nobody counts on it.
+    pub fn doubt(&self, session: SessionId) {
+        let now = self.clock.monotonic();
+        if let Some(known) = self.known().get_mut(&session) {
+            known.signs.doubted = Some(now);
+        }
+        self.change();
+    }
+
     /// Notes that a session is fenced.
     pub fn fenced(&self, session: SessionId) {
         if let Some(known) = self.known().get_mut(&session) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use cas::names::NameKind;
 use cas::record::{Record, RecordKind, State as Life};
 use proto::node as wire;
-use types::{ResourceName, VolumeId};
+use types::{Classify as _, Kind, ResourceName, VolumeId};
 
 use crate::catalog::NAME;
-use crate::core::{Done, Hub, Whereabouts, order};
+use crate::core::{Done, Hub, Whereabouts};
 use crate::create::Point;
 use crate::ensure::{dead, ensure};
 use crate::error::Error;
@@ -16,6 +16,9 @@ use crate::flight::Operation;
 use crate::nodes::LiveNode;
 use crate::placement::NoPlace;
 use crate::view::head_version;
+
+/// How often a delete looks again for a node that can do it.
+const ROUNDS: usize = 2;
 
 /// The owner of a volume, or nobody where it sleeps. A dead owner is an error: taking a volume over loses what that node
 /// had not synced, and nobody asked for that here.
@@ -46,7 +49,7 @@ async fn awake(hub: &Arc<Hub>, volume: &VolumeId) -> Result<LiveNode, Error> {
 pub async fn sync(hub: &Arc<Hub>, volume: &VolumeId) -> Result<wire::SyncVolumeResponse, Error> {
     let record = hub.catalog.volume(volume).await?;
     match owner(hub, &record).await? {
-        Some(node) => sync_on(&node, volume, String::new(), wire::EntryRole::Sync).await,
+        Some(node) => sync_on(hub, &node, volume, String::new(), wire::EntryRole::Sync).await,
         None => Ok(wire::SyncVolumeResponse {
             version: head_version(&record).map_or_else(String::new, |version| version.to_string()),
             entry_id: record.head.map_or_else(String::new, |head| head.to_string()),
@@ -57,25 +60,23 @@ pub async fn sync(hub: &Arc<Hub>, volume: &VolumeId) -> Result<wire::SyncVolumeR
 }
 
 async fn sync_on(
+    hub: &Hub,
     node: &LiveNode,
     volume: &VolumeId,
     label: String,
     role: wire::EntryRole,
 ) -> Result<wire::SyncVolumeResponse, Error> {
     let request = wire::SyncVolumeRequest { volume_id: volume.to_string(), label, role: role.into() };
-    order(
-        node,
-        "sync the volume",
-        request,
-        |mut client, request| async move { client.sync_volume(request).await },
-    )
+    hub.order(node, "sync the volume", request, |mut client, request| async move {
+        client.sync_volume(request).await
+    })
     .await
 }
 
 /// Makes the present state a durable entry that does not thin with the others.
 pub async fn snapshot(hub: &Arc<Hub>, volume: &VolumeId, label: String) -> Result<proto::hub::Entry, Error> {
     let node = awake(hub, volume).await?;
-    let synced = sync_on(&node, volume, label.clone(), wire::EntryRole::Manual).await?;
+    let synced = sync_on(hub, &node, volume, label.clone(), wire::EntryRole::Manual).await?;
     let id = proto::convert::required("entry_id", &synced.entry_id)?;
     let record = hub.catalog.volume(volume).await?;
     Ok(match record.entry(&id) {
@@ -112,8 +113,9 @@ pub async fn restore(
         entry_id: if matches!(point, Point::Entry(_)) { wanted.clone() } else { String::new() },
         version: if matches!(point, Point::Version(_)) { wanted.clone() } else { String::new() },
     };
+    let owned = Arc::clone(hub);
     let work = |_| async move {
-        let answer = order(&node, "restore the volume", request, |mut client, request| async move {
+        let answer = owned.order(&node, "restore the volume", request, |mut client, request| async move {
             client.restore_volume(request).await
         });
         answer.await.map(Done::Restored)
@@ -127,7 +129,18 @@ pub async fn restore(
 /// Deletes a record. One that is not there is deleted.
 pub async fn delete(hub: &Arc<Hub>, volume: &VolumeId) -> Result<(), Error> {
     let (owned, id) = (Arc::clone(hub), volume.clone());
-    let work = |_| async move { remove(&owned, &id).await.map(|()| Done::Volume) };
+    let work = |_| async move {
+        let mut outcome = Ok(());
+        for _ in 0..ROUNDS {
+            outcome = remove(&owned, &id).await;
+            match &outcome {
+                // Its node died a moment ago: the next look waits until that is sure.
+                Err(error) if error.kind() == Kind::Unavailable && error.node().is_some() => {}
+                Ok(()) | Err(_) => break,
+            }
+        }
+        outcome.map(|()| Done::Volume)
+    };
     hub.flights.fly(volume, Operation::Delete, work).await.map(drop)
 }
 
@@ -158,7 +171,7 @@ async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
         Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: volume.clone(), node }),
     };
     let request = wire::DeleteVolumeRequest { volume_id: volume.to_string() };
-    let answer = order(&node, "delete the volume", request, |mut client, request| async move {
+    let answer = hub.order(&node, "delete the volume", request, |mut client, request| async move {
         client.delete_volume(request).await
     });
     answer.await?;

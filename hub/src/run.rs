@@ -33,8 +33,8 @@ pub async fn run(
     grace: Duration,
 ) -> Result<(), RunError> {
     recall(&hub).await?;
-    let watching = tokio::spawn(watch(Arc::clone(&hub)));
-    let reading = tokio::spawn(read(Arc::clone(&hub)));
+    let mut watching = tokio::spawn(watch(Arc::clone(&hub)));
+    let mut reading = tokio::spawn(read(Arc::clone(&hub)));
     let stop = hub.stop.clone();
     let service = HubServer::new(HubService::new(Arc::clone(&hub)))
         .max_decoding_message_size(proto::client::MAX_MESSAGE_BYTES);
@@ -45,18 +45,22 @@ pub async fn run(
     let mut serving = tokio::spawn(serving);
 
     let early = tokio::select! {
+        biased;
         () = shutdown.cancelled() => None,
-        served = &mut serving => Some(served),
+        served = &mut serving => Some(match served {
+            Ok(Ok(())) => RunError::Ended,
+            Ok(Err(source)) => RunError::Serve { source },
+            Err(source) => RunError::Task { source },
+        }),
+        // The loops end when they are told to; one that ends before broke, and the process with it.
+        ended = &mut watching => Some(ended.map_or_else(|source| RunError::Task { source }, |()| RunError::Ended)),
+        ended = &mut reading => Some(ended.map_or_else(|source| RunError::Task { source }, |()| RunError::Ended)),
     };
     // Ends the streams, which would keep the server from stopping, and the loops.
     stop.cancel();
     hub.tasks.close();
-    if let Some(served) = early {
-        return match served {
-            Ok(Ok(())) => Err(RunError::Ended),
-            Ok(Err(source)) => Err(RunError::Serve { source }),
-            Err(source) => Err(RunError::Task { source }),
-        };
+    if let Some(error) = early {
+        return Err(error);
     }
     tracing::info!("stopping; calls have {grace:?} to end");
     let drain = async {
@@ -159,7 +163,7 @@ pub enum RunError {
         #[source]
         source: tokio::task::JoinError,
     },
-    /// The server ended by itself.
-    #[error("the server ended without being told to")]
+    /// The server or a loop ended by itself.
+    #[error("a part of the hub ended without being told to")]
     Ended,
 }
