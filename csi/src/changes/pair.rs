@@ -1,0 +1,294 @@
+//! One tree against its state in the base, and the trees nested in it against theirs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use btrfs::Dir;
+use btrfs::search::{Key, Search, kind};
+use btrfs::subvolume::ROOT_INODE;
+use cas::ChildChange;
+use types::VolumePath;
+
+use super::dirty::{self, Dirty};
+use super::error::Error;
+use super::side::{Name, Node, Side, is_directory, is_file};
+use super::{extents, lineage};
+
+/// Files below this are read whole: finding what changed in them costs more than that.
+const RANGES_FROM_BYTES: u64 = 256 << 10;
+
+/// Bytes of small files that are handed on from the tree; the rest is read by whoever wants it.
+const INLINE_BYTES: usize = 64 << 20;
+
+/// Two trees, the old and the new, and the last transaction that they share.
+#[derive(Debug)]
+pub(super) struct Pair<'d> {
+    old: Side<'d>,
+    new: Side<'d>,
+    since: u64,
+}
+
+impl<'d> Pair<'d> {
+    pub(super) fn of(base: &'d Dir, old: u64, snapshot: &'d Dir, new: u64, since: u64) -> Self {
+        let side = |dir, tree| Side::new(dir, tree, VolumePath::ROOT);
+        Self { old: side(base, old), new: side(snapshot, new), since }
+    }
+}
+
+/// What is known of a path in the new tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A directory to be listed again.
+    Directory(Origin),
+    /// Anything else.
+    Other(ChildChange),
+}
+
+/// Where a directory comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It stood here.
+    Here,
+    /// It stood there.
+    Moved(VolumePath),
+    /// There was none.
+    Nowhere,
+}
+
+/// What is known, by path in the order of the tree, and all names of inodes that have several.
+#[derive(Debug, Default)]
+pub(super) struct Differences {
+    pub(super) paths: Vec<(VolumePath, Found)>,
+    pub(super) links: BTreeMap<u64, Vec<VolumePath>>,
+}
+
+/// Finds what differs.
+pub(super) fn compare(pair: &Pair<'_>) -> Result<Differences, Error> {
+    let Dirty { nodes, renamed } = dirty::find(&pair.new, pair.since)?;
+    let mut comparison =
+        Comparison { pair, found: Differences::default(), moved: Vec::new(), inline_left: INLINE_BYTES };
+    for (number, node) in &nodes {
+        let is_new = node.inode.generation > pair.since;
+        // Not needed where the node itself says enough: most files are new, or small and rewritten.
+        let before = || if is_new { Ok(None) } else { pair.old.node(*number) };
+        if is_directory(&node.inode) {
+            comparison.directory(*number, node, is_new, renamed.contains(number))?;
+        } else {
+            comparison.other(*number, node, is_new, before)?;
+        }
+    }
+    if !comparison.moved.is_empty() {
+        comparison.links_below_moved(&nodes)?;
+    }
+    comparison.subvolumes()?;
+    Ok(comparison.found)
+}
+
+struct Comparison<'p, 'd> {
+    pair: &'p Pair<'d>,
+    found: Differences,
+    /// Directories that stand elsewhere now.
+    moved: Vec<VolumePath>,
+    inline_left: usize,
+}
+
+impl Comparison<'_, '_> {
+    fn add(&mut self, path: VolumePath, found: Found) {
+        self.found.paths.push((path, found));
+    }
+
+    fn directory(&mut self, number: u64, node: &Node, is_new: bool, renamed: bool) -> Result<(), Error> {
+        let path = (*self.pair.new.directory(number)?).clone();
+        let origin = if is_new {
+            Origin::Nowhere
+        } else if !renamed || number == ROOT_INODE {
+            Origin::Here
+        } else {
+            match self.pair.old.node(number)? {
+                Some(before) if before.inode.generation != node.inode.generation => Origin::Nowhere,
+                Some(before) if before.names == node.names => Origin::Here,
+                Some(_) => Origin::Moved((*self.pair.old.directory(number)?).clone()),
+                None => Origin::Nowhere,
+            }
+        };
+        if matches!(origin, Origin::Moved(_)) {
+            self.moved.push(path.clone());
+        }
+        self.add(path, Found::Directory(origin));
+        Ok(())
+    }
+
+    fn other(
+        &mut self,
+        number: u64,
+        node: &Node,
+        is_new: bool,
+        before: impl FnOnce() -> Result<Option<Node>, Error>,
+    ) -> Result<(), Error> {
+        let change = self.judge(node, is_new, before)?;
+        let mut paths = self.pair.new.paths(node)?;
+        if paths.len() > 1 {
+            self.found.links.insert(number, paths.clone());
+        }
+        for path in paths.drain(..) {
+            self.add(path, Found::Other(change.clone()));
+        }
+        Ok(())
+    }
+
+    fn judge(
+        &mut self,
+        node: &Node,
+        is_new: bool,
+        before: impl FnOnce() -> Result<Option<Node>, Error>,
+    ) -> Result<ChildChange, Error> {
+        if is_new {
+            return Ok(ChildChange::New);
+        }
+        let size = node.inode.size;
+        let is_file = is_file(&node.inode);
+        let rewritten = node.extents.iter().any(|extent| extent.is_younger(self.pair.since));
+        if is_file && rewritten && size < RANGES_FROM_BYTES {
+            return Ok(self.content(node, None));
+        }
+        let Some(before) = before()? else { return Ok(ChildChange::New) };
+        if before.inode.generation != node.inode.generation {
+            return Ok(ChildChange::New);
+        }
+        let stayed = before.names == node.names && node.names.len() == 1;
+        let ranges = if is_file {
+            let (old, new) = (&before.inode, &node.inode);
+            extents::differences((&before.extents, old.size), (&node.extents, new.size))
+        } else {
+            Vec::new()
+        };
+        if !ranges.is_empty() {
+            // Ranges are of the file that stood under this name.
+            let large = stayed && size >= RANGES_FROM_BYTES && before.inode.size >= RANGES_FROM_BYTES;
+            return Ok(self.content(node, large.then_some(ranges)));
+        }
+        let from = if stayed { None } else { self.pair.old.first_path(&before)? };
+        Ok(ChildChange::Metadata { from })
+    }
+
+    fn content(&mut self, node: &Node, ranges: Option<Vec<std::ops::Range<u64>>>) -> ChildChange {
+        let inline = extents::inline(&node.extents, node.inode.size)
+            .filter(|bytes| bytes.len() <= self.inline_left)
+            .inspect(|bytes| self.inline_left -= bytes.len());
+        ChildChange::Content { ranges, inline }
+    }
+
+    /// Reports the inodes with several names of which one is below a directory that moved: nothing wrote to them, but
+    /// which of their names comes first, and what it is, may be different now.
+    fn links_below_moved(&mut self, dirty: &BTreeMap<u64, Node>) -> Result<(), Error> {
+        let linked = linked(&self.pair.new)?;
+        for (number, node) in linked {
+            if dirty.contains_key(&number) {
+                continue;
+            }
+            let paths = self.pair.new.paths(&node)?;
+            if !paths.iter().any(|path| self.is_below_moved(path)) {
+                continue;
+            }
+            let from = self.pair.old.first_path(&node)?;
+            for path in &paths {
+                self.add(path.clone(), Found::Other(ChildChange::Metadata { from: from.clone() }));
+            }
+            self.found.links.insert(number, paths);
+        }
+        Ok(())
+    }
+
+    fn is_below_moved(&self, path: &VolumePath) -> bool {
+        self.moved.iter().any(|moved| is_below(path, moved))
+    }
+
+    /// Compares the subvolumes in this one with those that stood in their places.
+    fn subvolumes(&mut self) -> Result<(), Error> {
+        let (old, new) = (&self.pair.old, &self.pair.new);
+        let mut before: HashMap<Name, u64> = old.subvolumes()?.into_iter().collect();
+        for (name, tree) in new.subvolumes()? {
+            let path = new.path(&name)?;
+            let counterpart = before.remove(&name);
+            match self.nested(&path, counterpart, tree, &name)? {
+                Some(differences) => self.found.paths.extend(differences.paths),
+                None => self.add(path, Found::Other(ChildChange::New)),
+            }
+        }
+        // What stood in the base and is not one any more: gone, or the empty directory that a snapshot has in its place.
+        for name in before.into_keys() {
+            // Its directory may be gone with it, which shows where that one stood.
+            if new.node(name.directory)?.is_some() {
+                let directory = (*new.directory(name.directory)?).clone();
+                let there = new.has(&name)?;
+                let path = new.path(&name)?;
+                let known: BTreeSet<&VolumePath> = self.found.paths.iter().map(|(path, _)| path).collect();
+                let (lists, has) = (!known.contains(&directory), there && !known.contains(&path));
+                if lists {
+                    self.add(directory, Found::Directory(Origin::Here));
+                }
+                if has {
+                    self.add(path, Found::Other(ChildChange::New));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What differs in a nested subvolume; nothing where only reading it can tell.
+    fn nested(
+        &self,
+        path: &VolumePath,
+        old: Option<u64>,
+        new: u64,
+        name: &Name,
+    ) -> Result<Option<Differences>, Error> {
+        let Some(old) = old else { return Ok(None) };
+        let Some(since) = lineage::since(self.pair.new.dir, old, new)? else { return Ok(None) };
+        // A hard link says the path of its first name: below a directory that moved, that is another one.
+        if self.is_below_moved(path) {
+            return Ok(None);
+        }
+        let pair = Pair {
+            old: Side::new(self.pair.old.dir, old, self.pair.old.path(name)?),
+            new: Side::new(self.pair.new.dir, new, path.clone()),
+            since,
+        };
+        match compare(&pair) {
+            // By inode number, and those of another subvolume are not ours.
+            Ok(differences) if !differences.links.is_empty() => Ok(None),
+            Ok(differences) => Ok(Some(differences)),
+            Err(Error::FullScan { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Finds every inode that is not a directory and has several names, by its item alone. It reads all inodes' items, a
+/// microsecond each, and is done only where a directory moved.
+fn linked(side: &Side<'_>) -> Result<BTreeMap<u64, Node>, Error> {
+    let mut linked = BTreeMap::new();
+    let mut search = Search::new(side.dir, side.tree, Key::FIRST..=Key::LAST);
+    while let Some(item) = search.next_item()? {
+        match item.key.kind {
+            kind::INODE_ITEM => {
+                let inode = item.inode()?;
+                if inode.nlink > 1 && !is_directory(&inode) {
+                    linked.insert(item.key.objectid, Node::new(inode));
+                }
+            }
+            kind::INODE_REF | kind::INODE_EXTREF => {
+                if let Some(node) = linked.get_mut(&item.key.objectid) {
+                    node.take(&item)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(linked)
+}
+
+/// Tells if `path` is `directory` or below it.
+fn is_below(path: &VolumePath, directory: &VolumePath) -> bool {
+    let mut segments = path.segments();
+    directory.segments().all(|segment| segments.next() == Some(segment))
+}

@@ -1,0 +1,10 @@
+//! What changed between two snapshots, on a real btrfs, judged by a walk of everything.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "tests")]
+
+mod classes;
+mod cost;
+mod fuzz;
+mod model;
+mod operations;
+mod volume;

@@ -1,0 +1,112 @@
+//! A live volume on a scratch pool and its snapshots.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use btrfs::Dir;
+use btrfs::scratch::ScratchPool;
+use cas::Changes;
+use csi::changes::{Error, changes};
+
+use crate::model::{Effort, Node, apply, difference, walk};
+
+pub(crate) struct Volume {
+    pool: ScratchPool,
+    live: String,
+    base: String,
+    made: u32,
+    tree: Rc<Node>,
+}
+
+/// What one step from a snapshot to the next took.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) changes: Changes,
+    pub(crate) effort: Effort,
+    /// Nothing but reading everything could tell.
+    pub(crate) full_scan: Option<&'static str>,
+}
+
+impl Volume {
+    /// An empty one; nothing where there is no btrfs.
+    pub(crate) fn create(test: &str) -> Option<Self> {
+        let pool = ScratchPool::or_skip(test)?;
+        pool.root().unwrap().create_subvolume("live", None).unwrap();
+        let mut volume = Self {
+            pool,
+            live: "live".to_owned(),
+            base: String::new(),
+            made: 0,
+            tree: Rc::new(Node::HardLink(types::VolumePath::ROOT)),
+        };
+        let base = volume.snapshot_of("live", true);
+        volume.tree = walk(&volume.path(&base)).0;
+        volume.base = base;
+        Some(volume)
+    }
+
+    pub(crate) fn root(&self) -> Dir {
+        self.pool.root().unwrap()
+    }
+
+    /// Where the live tree can be written to.
+    pub(crate) fn live(&self) -> PathBuf {
+        self.path(&self.live)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.pool.mount_point().join(name)
+    }
+
+    fn snapshot_of(&mut self, source: &str, readonly: bool) -> String {
+        self.made += 1;
+        let name = format!("{}-{}", if readonly { "snap" } else { "fork" }, self.made);
+        let root = self.root();
+        let source = root.open_dir(source).unwrap();
+        csi::clone::clone(&source, &root, &name, readonly, None).unwrap();
+        name
+    }
+
+    /// Goes on with a fork of the live tree, or of the base: what was written since is then lost.
+    pub(crate) fn fork(&mut self, of_base: bool) {
+        let source = if of_base { self.base.clone() } else { self.live.clone() };
+        let fork = self.snapshot_of(&source, false);
+        let old = std::mem::replace(&mut self.live, fork);
+        self.root().delete_subvolume(&old).unwrap();
+    }
+
+    /// Takes a snapshot, finds what changed since the last, and holds it against a walk of everything.
+    pub(crate) fn step(&mut self) -> Result<Step, String> {
+        let name = self.snapshot_of(&self.live.clone(), true);
+        let root = self.root();
+        let (base, snapshot) = (root.open_dir(&self.base).unwrap(), root.open_dir(&name).unwrap());
+        let disk = self.path(&name);
+        let (whole, _) = walk(&disk);
+        let step = match changes(&base, &snapshot) {
+            Ok(changes) => {
+                let (tree, effort) = apply(&disk, &self.tree, &changes);
+                if let Some(difference) = difference(&tree, &whole, "") {
+                    return Err(format!("{difference}\n{changes:#?}"));
+                }
+                Step { changes, effort, full_scan: None }
+            }
+            Err(Error::FullScan { reason }) => {
+                Step { changes: Changes::default(), effort: Effort::default(), full_scan: Some(reason) }
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        drop((base, snapshot));
+        root.delete_subvolume(&self.base).unwrap();
+        self.base = name;
+        self.tree = whole;
+        Ok(step)
+    }
+}
+
+/// Writes a file, with the directories above it.
+pub(crate) fn put(path: impl AsRef<Path>, content: impl AsRef<[u8]>) {
+    let path = path.as_ref();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
