@@ -8,7 +8,7 @@ use cas::record::{Record, RecordKind, State as Life};
 use proto::node as wire;
 use types::{RequestId, VolumeId};
 
-use crate::core::{Done, Hub, Whereabouts, order};
+use crate::core::{Done, Hub, Whereabouts};
 use crate::error::Error;
 use crate::flight::Operation;
 use crate::order::anybody;
@@ -65,7 +65,7 @@ async fn make(hub: &Hub, id: &VolumeId, new: NewSeal) -> Result<(), Error> {
         kind: wire_kind(new.kind).into(),
         attributes: new.attributes.into_iter().collect(),
     };
-    let answer = order(&node, "seal the volume", request, |mut client, request| async move {
+    let answer = hub.order(&node, "seal the volume", request, |mut client, request| async move {
         client.seal_version(request).await
     });
     answer.await?;

@@ -6,7 +6,7 @@ use cas::lifecycle::{self, Exchanged};
 use proto::node as wire;
 use types::VolumeId;
 
-use crate::core::{Hub, Whereabouts, order};
+use crate::core::{Hub, Whereabouts};
 use crate::error::Error;
 
 /// Sets the limit: through the node that holds the volume, else in the record, where the next holder finds it.
@@ -15,7 +15,7 @@ pub async fn set_quota(hub: &Hub, volume: &VolumeId, limit_bytes: u64) -> Result
     match hub.whereabouts(&record, hub.reconnect_time()).await? {
         Whereabouts::Live(node) => {
             let request = wire::SetQuotaRequest { volume_id: volume.to_string(), quota_bytes: limit_bytes };
-            let answer = order(&node, "set the limit", request, |mut client, request| async move {
+            let answer = hub.order(&node, "set the limit", request, |mut client, request| async move {
                 client.set_quota(request).await
             });
             answer.await?;
