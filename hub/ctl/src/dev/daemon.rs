@@ -1,0 +1,141 @@
+//! Starting daemons, and knowing when they are up.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use orchestrator::NodeState;
+
+use super::cluster::{Cluster, HUB, Place};
+use super::process::Process;
+use crate::error::{Error, Result};
+
+/// Where the daemons' programs are: beside this one.
+#[derive(Debug)]
+pub(super) struct Binaries {
+    hub: PathBuf,
+    csi: PathBuf,
+}
+
+impl Binaries {
+    pub(super) fn find() -> Result<Self> {
+        let own = std::env::current_exe().map_err(|error| Error::local("find", "this program", error))?;
+        let find = |name: &str| {
+            let path = own.with_file_name(name);
+            let runs = fs::metadata(&path)
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+            if runs {
+                return Ok(path);
+            }
+            Err(Error::state(
+                format!("{} is not there", path.display()),
+                "build all of it: cargo build --release --bins",
+            ))
+        };
+        Ok(Self { hub: find("opensail-hub")?, csi: find("opensail-csi")? })
+    }
+}
+
+/// Starts a daemon unless it runs; says whether it did.
+pub(super) fn start(place: &Place, cluster: &Cluster, binaries: &Binaries, daemon: &str) -> Result<bool> {
+    if place.process(daemon)?.is_some_and(|process| process.is_running()) {
+        return Ok(false);
+    }
+    let (binary, arguments) = command(place, cluster, binaries, daemon);
+    let process = Process::spawn(binary, &arguments, &place.log(daemon))
+        .map_err(|error| Error::path("start", binary, error))?;
+    let file = place.pid(daemon);
+    process.save(&file).map_err(|error| Error::path("write", &file, error))?;
+    Ok(true)
+}
+
+fn command<'a>(
+    place: &Place,
+    cluster: &Cluster,
+    binaries: &'a Binaries,
+    daemon: &str,
+) -> (&'a Path, Vec<OsString>) {
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut push = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+    let Some(node) = cluster.nodes.iter().find(|node| node.name == daemon) else {
+        push("--listen", cluster.hub.clone().into());
+        push("--store", cluster.store.clone().into());
+        push("--state", place.hub_state().into());
+        push("--heartbeat", "500ms".into());
+        push("--suspect", "2s".into());
+        push("--dead", cluster.dead.clone().into());
+        return (&binaries.hub, arguments);
+    };
+    push("--node", node.name.clone().into());
+    push("--pool", place.pool(&node.name).into());
+    push("--pool-size", cluster.pool_size.clone().into());
+    push("--store", cluster.store.clone().into());
+    push("--listen", node.address.clone().into());
+    push("--hub", cluster.hub.clone().into());
+    push("--sync-interval", cluster.sync_interval.clone().into());
+    push("--quota", cluster.quota.clone().into());
+    arguments.insert(0, "node".into());
+    (&binaries.csi, arguments)
+}
+
+/// A pool of any size is made within seconds; a restart reads one object. This is for a machine that is very busy.
+const START: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Waits until the hub calls every node live, or one of the daemons has ended.
+pub(super) async fn live(place: &Place, cluster: &Cluster) -> Result<()> {
+    let projects = cluster.context().projects()?;
+    let end = tokio::time::Instant::now() + START;
+    loop {
+        for daemon in cluster.daemons() {
+            if !place.process(daemon)?.is_some_and(|process| process.is_running()) {
+                return Err(ended(place, daemon));
+            }
+        }
+        let missing = match projects.nodes().await {
+            Ok(nodes) => {
+                let live = |name: &str| {
+                    nodes.iter().any(|node| node.name.as_str() == name && node.state == NodeState::Live)
+                };
+                match cluster.nodes.iter().find(|node| !live(&node.name)) {
+                    None => return Ok(()),
+                    Some(node) => node.name.clone(),
+                }
+            }
+            Err(_) => HUB.to_owned(),
+        };
+        if tokio::time::Instant::now() >= end {
+            let message = format!(
+                "not live after {} s; its last words: {}",
+                START.as_secs(),
+                last_words(place, &missing)
+            );
+            let remedy = format!("read {}", place.log(&missing).display());
+            return Err(Error::Daemon { daemon: missing, message, remedy });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn ended(place: &Place, daemon: &str) -> Error {
+    let words = last_words(place, daemon);
+    let remedy = words
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("what to do: "))
+        .map_or_else(|| "see its words above".to_owned(), str::to_owned);
+    Error::Daemon { daemon: daemon.to_owned(), message: words, remedy }
+}
+
+/// The end of a daemon's log, which may go when the start is undone: so it is said, not pointed to.
+fn last_words(place: &Place, daemon: &str) -> String {
+    const LINES: usize = 8;
+    let log = fs::read(place.log(daemon)).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<_> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    if lines.is_empty() {
+        return "it said nothing".to_owned();
+    }
+    format!("\n  {}", lines[lines.len().saturating_sub(LINES)..].join("\n  "))
+}
