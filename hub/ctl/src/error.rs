@@ -173,10 +173,11 @@ impl Classify for Error {
             Self::Target(_) | Self::Usage { .. } => Kind::InvalidArgument,
             Self::State { .. } => Kind::FailedPrecondition,
             Self::Call { status, .. } => proto::status::kind(status.code()),
-            Self::Local { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists => Kind::NotFound,
-                _ => Kind::Internal,
-            },
+            Self::Local { source, .. } => {
+                let kind = source.kind();
+                let there = kind == io::ErrorKind::NotFound || kind == io::ErrorKind::AlreadyExists;
+                if there { Kind::NotFound } else { Kind::Internal }
+            }
             Self::Store { kind, .. } => *kind,
             Self::Found { .. } => Kind::DataLoss,
             Self::Daemon { .. } => Kind::Unavailable,
@@ -186,13 +187,15 @@ impl Classify for Error {
 }
 
 fn local_remedy(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::NotFound => "check the path",
-        io::ErrorKind::PermissionDenied => "check the permissions, or run it as root",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there",
-        io::ErrorKind::ReadOnlyFilesystem => "choose a place that can be written",
-        _ => "see the reason above",
-    }
+    const REMEDIES: [(io::ErrorKind, &str); 5] = [
+        (io::ErrorKind::NotFound, "check the path"),
+        (io::ErrorKind::PermissionDenied, "check the permissions, or run it as root"),
+        (io::ErrorKind::StorageFull, "make room there"),
+        (io::ErrorKind::QuotaExceeded, "make room there"),
+        (io::ErrorKind::ReadOnlyFilesystem, "choose a place that can be written"),
+    ];
+    let known = REMEDIES.iter().find(|(kind, _)| *kind == source.kind());
+    known.map_or("see the reason above", |(_, remedy)| remedy)
 }
 
 fn remedy(kind: Kind) -> &'static str {

@@ -100,7 +100,7 @@ impl Side {
     pub fn parse(argument: &OsStr) -> Result<Self, InvalidTarget> {
         let bytes = argument.as_bytes();
         let first = bytes.iter().position(|byte| matches!(byte, b':' | b'/'));
-        if !first.is_some_and(|at| bytes[at] == b':') {
+        if first.is_none_or(|at| bytes[at] == b'/') {
             return Ok(Self::Local(OsString::from_vec(bytes.to_vec())));
         }
         let contents = bytes.ends_with(b"/")

@@ -23,7 +23,6 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts a daemon in a process group of its own, so that a Ctrl-C here does not reach it.
-    #[expect(clippy::zombie_processes, reason = "it outlives this process, whose parent or init reaps it")]
     pub(super) fn spawn(binary: &Path, arguments: &[impl AsRef<OsStr>], log: &Path) -> io::Result<Self> {
         let log = File::options().append(true).create(true).open(log)?;
         let child = Command::new(binary)
