@@ -4,6 +4,12 @@
 //! A version is a set of writes, so "grows the line of the head" is inclusion of sets. `RECORD_SCHEDULES=N` runs N
 //! schedules, `RECORD_SEED=S` begins with that seed; both are printed by a failure.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot go on says where"
+)]
+
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,10 +218,7 @@ impl Process {
             history.contents.insert(version(&name_of(&copy.live)), copy.live.clone());
         }
         let text = name_of(&copy.live);
-        let heads = match world::put_version(&operation, &text).await {
-            Ok(heads) => heads,
-            Err(_) => return,
-        };
+        let Ok(heads) = world::put_version(&operation, &text).await else { return };
         copy.snaps.insert(version(&text));
         let known = Known::data(copy.snaps.iter().copied());
         let mut publication = publication(heads);
@@ -451,12 +454,12 @@ async fn schedule(seed: u64) -> History {
             last.acquire(&record.value.id).await.expect("I7");
         }
     }
-    for (volume, entry) in &history.lock().unwrap().acknowledged {
+    let acknowledged = history.lock().unwrap().acknowledged.clone();
+    for (volume, entry) in &acknowledged {
         assert!(world.record(volume).await.entry(entry).is_some(), "I2 at the end");
     }
     drop(processes);
-    let history = std::mem::take(&mut *history.lock().unwrap());
-    history
+    std::mem::take(&mut *history.lock().unwrap())
 }
 
 #[test]

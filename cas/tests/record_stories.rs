@@ -1,8 +1,15 @@
 //! The stories of PROTOCOL.md §4, as far as records, sessions and pins tell them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that cannot go on says where"
+)]
+
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cas::entry::Tips;
@@ -204,9 +211,11 @@ async fn story_16_another_store_or_none_is_an_error_and_nothing_is_written() {
     assert!(matches!(store.expect_id(types::StoreId::random()), Err(Error::WrongStore { .. })));
     let foreign = World::new();
     foreign.disk.put(&"vol/x".parse().unwrap(), "x".into(), &Condition::IfAbsent).await.unwrap();
-    let clock = std::sync::Arc::new(foreign.clock.clone());
-    let objects: std::sync::Arc<dyn Objects> = std::sync::Arc::new(foreign.disk.clone());
-    let refused = cas::Store::create_or_open(objects.clone(), clock.clone()).await.unwrap_err();
+    let clock = Arc::new(foreign.clock.clone());
+    let objects: Arc<dyn Objects> = Arc::new(foreign.disk.clone());
+    let refused = cas::Store::create_or_open(Arc::clone(&objects), Arc::<types::ManualClock>::clone(&clock))
+        .await
+        .unwrap_err();
     assert!(matches!(refused, Error::NotOurs { .. }), "{refused}");
     assert!(matches!(cas::Store::open(objects, clock).await, Err(Error::NoStore { .. })));
     assert!(foreign.disk.head(&"store".parse().unwrap()).await.is_err());

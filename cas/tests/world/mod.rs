@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cas::entry::{data_head, tips};
 use cas::gc::{Gc, Phase};
 use cas::lifecycle::{self, Publication, Published};
-use cas::objects::{Condition, FaultStore, MemoryStore, Objects};
+use cas::objects::{Condition, FaultStore, MemoryStore, Objects as _};
 use cas::record::{NewRecord, Quota};
 use cas::{
     Claim, Error, Heads, Known, Operation, Record, RecordKind, Retry, Role, Session, Store, Stored,
