@@ -319,6 +319,9 @@ pub struct TemplateArgs {
     /// The directory whose content it gets.
     #[arg(long)]
     pub from: PathBuf,
+    /// Dedup domain: volumes made from it are in the same one.
+    #[arg(long)]
+    pub domain: Option<Domain>,
 }
 
 /// Arguments of `cp`.

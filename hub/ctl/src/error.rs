@@ -123,6 +123,12 @@ impl Error {
         Self::Store { action: action.into(), message: proto::status::message(error), kind: error.kind() }
     }
 
+    /// Makes the errors of one piece of work on the store.
+    pub fn of_store(action: impl Into<String>) -> impl Fn(cas::Error) -> Self {
+        let action = action.into();
+        move |error| Self::store(action.clone(), &error)
+    }
+
     /// Makes an error that says what to do.
     pub fn state(message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::State { message: message.into(), remedy: remedy.into() }

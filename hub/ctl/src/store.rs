@@ -18,9 +18,7 @@ use crate::view::Check;
 pub async fn open(context: &Context) -> Result<Store> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let objects = connect(context).await?;
-    Store::open(objects, clock)
-        .await
-        .map_err(|error| Error::store(format!("open the store {}", context.store), &error))
+    Store::open(objects, clock).await.map_err(Error::of_store(format!("open the store {}", context.store)))
 }
 
 async fn connect(context: &Context) -> Result<Arc<dyn Objects>> {

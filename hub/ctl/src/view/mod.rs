@@ -2,11 +2,13 @@
 
 mod file;
 mod node;
+mod stored;
 mod timeline;
 mod volume;
 
 pub use file::{Copied, File, Written};
 pub use node::{Check, Node, Template};
+pub use stored::{TemplateMade, Verified};
 pub use timeline::{Entry, Restored, Synced};
 pub use volume::{Origin, Removed, Volume, Woken};
 
