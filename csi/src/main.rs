@@ -1,12 +1,14 @@
 //! `opensail-csi`: parse, log, build, run.
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 use csi::config::{Cli, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -24,7 +26,14 @@ async fn main() -> anyhow::Result<()> {
         }
         stopper.cancel();
     });
-    match cli.command {
-        Command::Node(config) => Ok(Box::pin(csi::server::run(config, stop)).await?),
-    }
+    let ended = match cli.command {
+        Command::Node(config) => Box::pin(csi::server::run(config, stop)).await,
+    };
+    Ok(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", proto::status::message(&error));
+            ExitCode::FAILURE
+        }
+    })
 }

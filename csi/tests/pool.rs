@@ -64,13 +64,14 @@ async fn what_is_not_btrfs_is_refused_with_what_to_do() {
     config.pool = directory.path().to_owned();
     config.pool_size = None;
     let error = Pool::open(config).await.unwrap_err();
+    assert!(common::names(directory.path()).is_empty());
     assert_eq!(error.kind(), Kind::FailedPrecondition);
     assert!(error.to_string().contains("--pool-size"), "{error}");
     let mut config = test.config();
     config.pool_size = Some(types::ByteSize(1 << 20));
     let error = Pool::open(config).await.unwrap_err();
     assert!(matches!(error, Error::PoolTooSmall { .. }), "{error}");
-    assert_eq!(common::names(test.dir.path()), ["lock"], "nothing half-made is left");
+    assert_eq!(common::names(test.dir.path()), [""; 0], "nothing half-made is left");
 }
 
 #[tokio::test]

@@ -22,6 +22,21 @@ const OPTIONS: &str = "noatime,compress=zstd:1";
 /// Below this mkfs.btrfs refuses or leaves no room for metadata.
 const SMALLEST: ByteSize = ByteSize(256 << 20);
 
+/// Refuses what can be refused before anything is made, even a lock file.
+///
+/// # Errors
+/// There cannot be a pool at the path.
+pub(super) fn check(config: &NodeConfig) -> Result<(), Error> {
+    let image = config.pool.join(IMAGE).exists();
+    match (&config.device, config.pool_size) {
+        (None, Some(size)) if !image && size < SMALLEST => {
+            Err(Error::PoolTooSmall { size, smallest: SMALLEST })
+        }
+        (None, None) if !image => existing_mount(&config.pool).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// Finds or makes the filesystem, mounts it where it is not, and returns its root directory.
 ///
 /// # Errors
@@ -53,9 +68,6 @@ fn existing_mount(path: &Path) -> Result<PathBuf, Error> {
 
 /// Makes the sparse loop file. It has its name only when there is a filesystem in it.
 fn make_image(image: &Path, size: ByteSize) -> Result<(), Error> {
-    if size < SMALLEST {
-        return Err(Error::PoolTooSmall { size, smallest: SMALLEST });
-    }
     let unfinished = image.with_extension("img.new");
     let io = |source| Error::PoolPath { path: unfinished.clone(), source };
     let file = std::fs::File::create(&unfinished).map_err(io)?;

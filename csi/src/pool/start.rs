@@ -29,6 +29,7 @@ impl Pool {
     }
 
     fn open_blocking(config: &NodeConfig) -> Result<Self, Error> {
+        device::check(config)?;
         if config.pool_size.is_some() || config.device.is_some() {
             std::fs::create_dir_all(&config.pool)
                 .map_err(|source| Error::PoolPath { path: config.pool.clone(), source })?;
