@@ -12,7 +12,6 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// What happened. [`Error::errno`] says it in the kernel's terms, from which a caller decides what to do.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// The kernel, or libbtrfsutil for it, refused a call.
     #[error("{call} on {name}")]

@@ -180,10 +180,6 @@ fn a_users_own_subvolume_is_charged_to_his_volume() {
     root.snapshot(&Dir::open(&data).unwrap(), "base", true, None).unwrap();
     root.create_subvolume("new", Some(group)).unwrap();
     root.exchange("data", &root, "new").unwrap();
-    // Read-only as well: making it writable needs room too.
-    let (made, said) = as_user(&pool.mount_point().join("new"), "btrfs property set a ro true");
-    assert!(made || said.contains("quota exceeded"), "{said}");
-    subvolume::set_readonly(&Dir::open(pool.mount_point().join("new/a")).unwrap(), true).ok();
     assert_eq!(root.delete_subvolume("new").unwrap().len(), 4);
     commit::commit(&root).unwrap();
     assert_eq!(
@@ -191,6 +187,28 @@ fn a_users_own_subvolume_is_charged_to_his_volume() {
         Some(100 * MIB),
         "the limit is as it was"
     );
+}
+
+#[test]
+fn a_full_volume_with_read_only_subvolumes_in_it_can_be_deleted() {
+    let pool = pool!("a_full_volume_with_read_only_subvolumes_in_it_can_be_deleted");
+    let root = pool.root().unwrap();
+    quota::enable_simple(&root).unwrap();
+    let group = group(&root, 1, 20 * MIB);
+    let data = root.create_subvolume("data", Some(group)).unwrap();
+    let a = data.create_subvolume("a", None).unwrap();
+    a.create_subvolume("b", None).unwrap();
+    assert!(noise(&pool.mount_point().join("data/a/b/file"), 40).is_err());
+    // He marked them before it was full; here they are marked with no limit in the way.
+    quota::limit(&root, group, None).unwrap();
+    subvolume::set_readonly(&a, true).unwrap();
+    subvolume::set_readonly(&data, true).unwrap();
+    commit::commit(&root).unwrap();
+    quota::limit(&root, group, Some(MIB)).unwrap();
+    drop((a, data));
+    assert_eq!(root.delete_subvolume("data").unwrap().len(), 3);
+    commit::commit(&root).unwrap();
+    assert_eq!(quota::usage(&root, group).unwrap().unwrap().limit_bytes, Some(MIB), "the limit is as it was");
 }
 
 #[test]

@@ -164,3 +164,92 @@ async fn a_listing_of_many_objects_has_many_pages() {
     assert_eq!(all.len(), 20_501);
     assert!(all.is_sorted_by(|a, b| a.key < b.key));
 }
+
+/// A mount that takes no writes any more, and goes with this value.
+struct ReadOnlyMount(tempfile::TempDir);
+
+impl Drop for ReadOnlyMount {
+    fn drop(&mut self) {
+        nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_read_only_store_is_read_and_says_what_it_is_when_it_is_written() {
+    use nix::mount::{MsFlags, mount};
+    let directory = tempfile::tempdir().unwrap();
+    let none = None::<&str>;
+    if mount(Some("tmpfs"), directory.path(), Some("tmpfs"), MsFlags::empty(), none).is_err() {
+        eprintln!("SKIPPED: mounting needs root");
+        return;
+    }
+    let mounted = ReadOnlyMount(directory);
+    let root = mounted.0.path();
+    let store = DirStore::create_or_open(&root.join("store")).await.unwrap();
+    store.put(&key("vol/a"), "x".into(), &Condition::IfAbsent).await.unwrap();
+    mount(none, root, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none).unwrap();
+    let store = DirStore::create_or_open(&root.join("store")).await.unwrap();
+    assert_eq!(store.get(&key("vol/a")).await.unwrap().bytes, "x");
+    assert_eq!(list_all(&store, "").await.unwrap().len(), 1);
+    let error = crate::objects::probe(&store).await.unwrap_err();
+    assert!(matches!(error, ObjectError::ReadOnly { .. }), "{error:?}");
+    assert!(error.to_string().contains("make it writable or name another store"), "{error}");
+    let error = DirStore::create_or_open(&root.join("other")).await.unwrap_err();
+    assert!(matches!(error, ObjectError::ReadOnly { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_leaves_nothing() {
+    use nix::mount::{MsFlags, mount};
+    let directory = tempfile::tempdir().unwrap();
+    if mount(Some("tmpfs"), directory.path(), Some("tmpfs"), MsFlags::empty(), Some("size=1m")).is_err() {
+        eprintln!("SKIPPED: mounting needs root");
+        return;
+    }
+    let mounted = ReadOnlyMount(directory);
+    let store = DirStore::create_or_open(&mounted.0.path().join("store")).await.unwrap();
+    let error = store.put(&key("pack/a"), vec![7; 2 << 20].into(), &Condition::IfAbsent).await.unwrap_err();
+    assert!(matches!(error, ObjectError::Full { .. }), "{error:?}");
+    assert!(list_all(&store, "").await.unwrap().is_empty());
+    assert_eq!(fs::read_dir(store.root().join(TEMPORARY)).unwrap().count(), 0);
+}
+
+/// Prints what a put and a read cost here. `cargo test -p opensail-cas --release dir_costs -- --ignored --nocapture`,
+/// with `TMPDIR` on the disk in question.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "a measurement"]
+async fn dir_costs() {
+    use std::time::Instant;
+    let (_directory, store) = store().await;
+    let small = Bytes::from(vec![1; 1500]);
+    let start = Instant::now();
+    let mut etags = Vec::new();
+    for n in 0..200 {
+        etags.push(store.put(&key(&format!("vol/{n}")), small.clone(), &Condition::IfAbsent).await.unwrap());
+    }
+    println!("create, one after another: {:?}", start.elapsed() / 200);
+    let start = Instant::now();
+    for (n, etag) in etags.iter().enumerate() {
+        let condition = Condition::IfMatch(etag.clone());
+        store.put(&key(&format!("vol/{n}")), small.clone(), &condition).await.unwrap();
+    }
+    println!("update, one after another: {:?}", start.elapsed() / 200);
+    let start = Instant::now();
+    futures::future::join_all((0..400).map(|n| {
+        let (store, small) = (store.clone(), small.clone());
+        async move { store.put(&key(&format!("many/{n}")), small, &Condition::IfAbsent).await.unwrap() }
+    }))
+    .await;
+    println!("create, 64 at once: {:?}", start.elapsed() / 400);
+    let pack = Bytes::from(vec![3; 16 << 20]);
+    let start = Instant::now();
+    for n in 0..8 {
+        store.put(&key(&format!("pack/{n}")), pack.clone(), &Condition::IfAbsent).await.unwrap();
+    }
+    println!("pack of 16 MiB: {:?}", start.elapsed() / 8);
+    let start = Instant::now();
+    for n in 0..2000_u64 {
+        store.get_range(&key(&format!("pack/{}", n % 8)), n * 4096..n * 4096 + 65536).await.unwrap();
+    }
+    println!("range of 64 KiB: {:?}", start.elapsed() / 2000);
+}
