@@ -248,7 +248,7 @@ async fn a_unique_name_stands_for_its_id_and_a_common_one_is_refused() {
     projects.delete(&other).await.unwrap();
     assert_eq!(projects.get(&by_name).await.unwrap().id, shop.id);
     for hostile in ["../../x", "a/b", "a\0b", "/abs", "", &"x".repeat(4096)] {
-        let request = proto::hub::GetVolumeRequest { volume_id: hostile.to_owned() };
+        let request = proto::hub::GetVolumeRequest { volume_id: hostile.to_owned(), ..Default::default() };
         let error = cluster.client().get_volume(request).await.unwrap_err();
         assert_eq!(error.code(), tonic::Code::InvalidArgument, "{hostile:?}");
     }
@@ -268,7 +268,7 @@ async fn a_list_pages_without_gaps_while_volumes_come_and_go() {
     let mut seen = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = proto::hub::ListVolumesRequest { page_size: 2, page_token, node: String::new() };
+        let request = proto::hub::ListVolumesRequest { page_size: 2, page_token, ..Default::default() };
         let page = cluster.client().list_volumes(request).await.unwrap().into_inner();
         seen.extend(page.volumes.into_iter().map(|volume| volume.volume_id));
         if seen.len() == 2 {
@@ -326,4 +326,46 @@ async fn attributes_and_status_are_told() {
     let located = projects.locate(&shop).await.unwrap();
     let Location::Cached { node, address, .. } = located else { panic!("{located:?}") };
     assert_eq!(address, cluster.node(node.as_str()).address.to_string());
+}
+
+#[tokio::test]
+async fn a_unique_name_is_one_volume_until_that_is_deleted() {
+    let cluster = Cluster::start(&["a"]).await;
+    let mut client = cluster.client();
+    let request = || proto::hub::CreateVolumeRequest { unique_name: "pvc / 1".into(), ..Default::default() };
+    let first = client.create_volume(request()).await.unwrap().into_inner();
+    let again = client.create_volume(request()).await.unwrap().into_inner();
+    assert_eq!(first.volume_id, again.volume_id);
+    let by_name = proto::hub::GetVolumeRequest { unique_name: "pvc / 1".into(), ..Default::default() };
+    assert_eq!(client.get_volume(by_name.clone()).await.unwrap().into_inner().volume_id, first.volume_id);
+    let gone = proto::hub::DeleteVolumeRequest { volume_id: first.volume_id.clone() };
+    client.delete_volume(gone).await.unwrap();
+    assert_eq!(client.get_volume(by_name).await.unwrap_err().code(), tonic::Code::NotFound);
+    let next = client.create_volume(request()).await.unwrap().into_inner();
+    assert_ne!(next.volume_id, first.volume_id, "an id is never used twice");
+}
+
+#[tokio::test]
+async fn attributes_are_set_where_others_are_as_expected() {
+    let cluster = Cluster::start(&["a"]).await;
+    let shop = cluster.projects().create(named("one")).await.unwrap();
+    let mut client = cluster.client();
+    let set = |expected: &str, wanted: &str| proto::hub::SetAttributesRequest {
+        volume_id: shop.id.to_string(),
+        attributes: [("held-by".to_owned(), wanted.to_owned())].into(),
+        expected: [("held-by".to_owned(), expected.to_owned())].into(),
+    };
+    let held = client.set_attributes(set("", "pod-1")).await.unwrap().into_inner();
+    assert_eq!(held.attributes["held-by"], "pod-1");
+    let error = client.set_attributes(set("", "pod-2")).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::FailedPrecondition, "{error}");
+    let free = client.set_attributes(set("pod-1", "")).await.unwrap().into_inner();
+    assert!(!free.attributes.contains_key("held-by"));
+    let listed = |attribute: &str| proto::hub::ListVolumesRequest {
+        attribute: attribute.into(),
+        ..Default::default()
+    };
+    client.set_attributes(set("", "pod-2")).await.unwrap();
+    assert_eq!(client.list_volumes(listed("held-by")).await.unwrap().into_inner().volumes.len(), 1);
+    assert!(client.list_volumes(listed("other")).await.unwrap().into_inner().volumes.is_empty());
 }
