@@ -64,6 +64,9 @@ impl Node {
             {
                 return Ok(volume);
             }
+            if let Some(volume) = self.adopt(id).await? {
+                return Ok(volume);
+            }
             let result = self.acquire_once(&record, force).await;
             match result {
                 Err(Error::Cas(cas::Error::HeadMoved { .. })) if attempt < ATTEMPTS => {}
@@ -124,6 +127,7 @@ impl Node {
             Ok(taken) => taken,
             Err(error) => {
                 self.unstage(&staged.name).await;
+                self.leave(id).await;
                 self.drop_group(group).await;
                 return Err(error);
             }
@@ -141,6 +145,34 @@ impl Node {
         Ok(self.volumes().insert(Volume::new(id.clone(), facts)))
     }
 
+    /// A live tree that nobody told us of: an operation's whose answer was lost. It is what its record says.
+    async fn adopt(self: &Arc<Self>, id: &VolumeId) -> Result<Option<Arc<Volume>>, Error> {
+        let volume = id.clone();
+        let found = self.pool().run(move |root| crate::start::find(root, &volume)).await?;
+        let Some(found) = found.filter(crate::start::Found::is_live) else { return Ok(None) };
+        self.put_on_shelf(&found);
+        self.load_one(found).await?;
+        let Some(volume) = self.volumes().find(id) else { return Ok(None) };
+        self.settle_locked(&volume).await?;
+        Ok(self
+            .volumes()
+            .find(id)
+            .filter(|volume| self.session_id().is_some_and(|me| volume.claim(me).is_ok())))
+    }
+
+    /// Undoes what an acquire that failed left in the volume's directory.
+    async fn leave(&self, id: &VolumeId) {
+        let (volume, about) = (id.clone(), self.volumes().find(id).map(|volume| volume.facts().about));
+        let undone = self.pool().run(move |root| match about {
+            // The snapshots of a relative stay.
+            Some(about) => local::set_about(root, &volume, &about),
+            None => local::drop_live(root, &volume),
+        });
+        if let Err(error) = undone.await {
+            tracing::warn!(volume = %id, %error, "a volume's directory is left until the next start");
+        }
+    }
+
     /// Makes the record this session's, and puts the staged tree into its place.
     async fn take_over(
         self: &Arc<Self>,
@@ -152,7 +184,7 @@ impl Node {
     ) -> Result<(Acquired, About, Base), Error> {
         let id = &record.id;
         let session = self.session()?;
-        let mut about = About {
+        let about = About {
             birth: record.birth,
             group: group.map(GroupId::number),
             limit_bytes: record.quota.limit_bytes,
@@ -160,10 +192,6 @@ impl Node {
         };
         // Its commit also writes what was restored, so that the charge is known and the volume whole before it is ours.
         let taken = self.take_staged(id, &about, &staged.name).await?;
-        let charged = record.quota.charge_bytes;
-        let facts = about.clone();
-        let used = self.pool().run(move |root| local::used(root, &facts)).await?;
-        about.offset_bytes = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub_unsigned(charged);
         let tips = record.head_tips();
         let acquired = match lifecycle::acquire(&session, id, &tips, force).await {
             Ok(acquired) => acquired.into_inner(),
@@ -173,13 +201,7 @@ impl Node {
                 return Err(error.into());
             }
         };
-        let (volume, facts) = (id.clone(), about.clone());
-        self.pool()
-            .run(move |root| {
-                local::limit(root, &facts, facts.kernel_limit())?;
-                local::set_about(root, &volume, &facts)
-            })
-            .await?;
+        let about = self.set_limit(id, about, record.quota.charge_bytes).await?;
         let base = self.settle_in(id, &staged.name, taken, head.tree.clone()).await?;
         self.pool().commit().await?;
         Ok((acquired, about, base))

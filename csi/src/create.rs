@@ -74,7 +74,8 @@ impl Node {
         self.pool().require_room().await?;
         let operation = session.begin()?;
         let source = self.source(&request).await?;
-        let group = self.new_group(request.limit_bytes).await?;
+        // Without a limit while it is filled; nobody can write to it before it is answered.
+        let group = self.new_group(None).await?;
         // What is staged is nobody's yet, so the record may be written meanwhile.
         let (begun, staged) =
             tokio::join!(self.begin(&session, &request, source.as_ref()), self.stage(source.as_ref(), group));
@@ -96,14 +97,14 @@ impl Node {
             self.drop_group(group).await;
             return Ok(Change::Already(self.acquire_locked(&request.id, false).await?));
         }
-        let about = About {
+        let mut about = About {
             birth: record.value.birth,
             group: group.map(GroupId::number),
             limit_bytes: request.limit_bytes,
             offset_bytes: 0,
         };
         let claim = Claim::of(&record.value);
-        let finished = self.finish(&operation, &claim, &record, &about, staged, source.as_ref()).await;
+        let finished = self.finish(&operation, &claim, &record, &mut about, staged, source.as_ref()).await;
         let (record, base) = match finished {
             Ok(finished) => finished,
             Err(error) => {
@@ -216,7 +217,7 @@ impl Node {
         operation: &Operation,
         claim: &Claim,
         record: &Stored<Record>,
-        about: &About,
+        about: &mut About,
         staged: Staged,
         source: Option<&Source>,
     ) -> Result<(Stored<Record>, Base), Error> {
@@ -225,6 +226,8 @@ impl Node {
         let stale = id.clone();
         self.pool().run(move |root| local::drop_live(root, &stale)).await?;
         let Built { base } = self.build(operation, record, about, staged, source).await?;
+        // A fork is charged for what it writes from now on, whether it was cloned here or came from the store.
+        *about = self.set_limit(id, about.clone(), 0).await?;
         self.pool().commit().await?;
         if let Some(source) = source {
             let packs: BTreeSet<PackId> = self
@@ -346,6 +349,21 @@ impl Node {
             tracing::warn!(volume = %id, error = %undo, "a half-made volume could not be dropped; the next start does it");
         }
         self.drop_group(group).await;
+    }
+
+    /// Sets the limit of a copy so that as much is left as elsewhere, where `charged` bytes count for it now.
+    pub(crate) async fn set_limit(&self, id: &VolumeId, about: About, charged: u64) -> Result<About, Error> {
+        let id = id.clone();
+        self.pool()
+            .run(move |root| {
+                let used = local::used(root, &about)?;
+                let offset_bytes = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub_unsigned(charged);
+                let about = About { offset_bytes, ..about };
+                local::limit(root, &about, about.kernel_limit())?;
+                local::set_about(root, &id, &about)?;
+                Ok(about)
+            })
+            .await
     }
 
     /// Makes a quota group, where there are quotas.

@@ -105,6 +105,10 @@ impl Node {
         let stop = self.stop().clone();
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             self.settle_all().await;
+            let free = self.shelf().take_free();
+            if let Err(error) = self.pool().run(move |root| crate::local::delete_places(root, &free)).await {
+                tracing::warn!(%error, "snapshots that nobody needs could not be deleted; the next start does it");
+            }
         }
     }
 

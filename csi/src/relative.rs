@@ -39,7 +39,7 @@ impl Node {
         }
         let head = head_of(&record.value)?;
         let (version, place) = (head.tree.version, Place::template(id, &head.tree.version));
-        if self.shelf().lend(&version).is_some() {
+        if self.shelf().holds(&place) {
             return Ok(version);
         }
         self.pool().require_room().await?;
@@ -67,7 +67,7 @@ impl Node {
             return Err(error);
         }
         self.pool().commit().await?;
-        self.shelf().add(&place, true);
+        self.shelf().keep(&place);
         tracing::info!(template = %id, version = %version.short(), "template is here");
         Ok(version)
     }

@@ -84,11 +84,8 @@ impl Node {
             volume.update(|known| known.about.group = None);
             self.volumes().touch(&id);
         } else {
-            for place in self.shelf().of_volume(&id) {
-                self.shelf().release(&place);
-            }
             let mut free = self.shelf().rebase(&id, None);
-            free.extend(self.shelf().take_free_of(&id));
+            free.extend(self.shelf().of_volume(&id).into_iter().filter(|place| self.shelf().release(place)));
             let gone = id.clone();
             self.pool()
                 .run(move |root| {
@@ -97,7 +94,6 @@ impl Node {
                 })
                 .await?;
             self.volumes().remove(&id);
-            self.state().forget_volume(&id).await?;
             self.forget_holding(id);
         }
         let group = facts.about.group.map(local::group);

@@ -84,7 +84,7 @@ impl Node {
         let limited = self.pool().run(move |root| local::limit(root, &about, about.kernel_limit())).await;
         let (staged, base) = made?;
         limited?;
-        self.shelf().add(&base.place, true);
+        let kept_before = self.shelf().keep(&base.place);
         self.pool().commit().await?;
         let operation = session.begin()?;
         let known = self.known(volume);
@@ -97,17 +97,20 @@ impl Node {
                 if matches!(error, cas::Error::Unsettled { .. }) {
                     // It may still happen; then the next start, or the next restore, swaps.
                     volume.update(|facts| facts.unsettled.push(base.place.clone()));
-                } else {
+                } else if !kept_before {
                     self.put_away(&base.place).await?;
                 }
                 return Err(error.into());
             }
         };
-        let version = base.tree.version;
+        let (version, place) = (base.tree.version, base.place.clone());
         // From here on live is behind the record. Whatever stops the swap, the next operation finishes it first.
         volume.update(|facts| facts.unsettled.push(base.place.clone()));
         let restart_to_see_it = self.swap(volume, &staged.name, base, moved.entry).await?;
         volume.update(|facts| facts.unsettled.clear());
+        if !kept_before {
+            self.put_away(&place).await?;
+        }
         self.pool().commit().await?;
         tracing::info!(volume = %volume.id, version = %version.short(), restart_to_see_it, "restored");
         Ok(RestoredTo {
@@ -160,10 +163,8 @@ impl Node {
                 Ok(directory.exchange(&name, &directory, DATA)?)
             })
             .await?;
-        let place = base.place.clone();
         volume.update(|facts| facts.head = Some(Head { entry, tree: base.tree.clone() }));
         self.turn_base(volume, base).await?;
-        self.put_away(&place).await?;
         self.volumes().touch(&volume.id);
         let path = format!("{}/{old}", layout::volume(&volume.id));
         let mounted = !self.pool().mounts_below(&path)?.is_empty();

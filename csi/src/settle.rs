@@ -63,6 +63,8 @@ impl Node {
     /// Looks at the record and makes the copy what it should be. The caller has the lock.
     pub(crate) async fn settle_locked(self: &Arc<Self>, volume: &Arc<Volume>) -> Result<(), Error> {
         let session = self.session()?;
+        // What was sent and not answered is sent again, until it is known how it ended.
+        session.settle().await?;
         let stored = cas::record::read(self.store(), &volume.id).await?;
         let record = stored.as_ref().map(|stored| &stored.value);
         let owner = record.and_then(|record| record.owner);
@@ -149,10 +151,14 @@ impl Node {
                 self.finish_restore(volume, record, head.clone(), new).await?;
             }
         }
-        volume.update(|facts| {
+        let unsettled = volume.update(|facts| {
             facts.head = Some(head);
-            facts.unsettled.clear();
+            facts.trouble.clear();
+            std::mem::take(&mut facts.unsettled)
         });
+        for place in unsettled {
+            self.put_away(&place).await?;
+        }
         Ok(())
     }
 

@@ -45,11 +45,9 @@ impl Loan {
 }
 
 impl Shelf {
-    /// Puts a snapshot on the shelf.
-    pub fn add(&self, place: &Place, kept: bool) {
-        let mut places = self.lock();
-        let holders = places.entry(place.clone()).or_default();
-        holders.kept |= kept;
+    /// Puts a snapshot on the shelf, to be kept until [`Self::release`]. Returns true if it was kept already.
+    pub fn keep(&self, place: &Place) -> bool {
+        std::mem::replace(&mut self.lock().entry(place.clone()).or_default().kept, true)
     }
 
     /// Notes that `volume` grew from `place`, and no longer from where it did before. Returns the place that it left,
@@ -127,14 +125,6 @@ impl Shelf {
         all.into_iter().filter(|place| Self::take_if_free(&mut places, place)).collect()
     }
 
-    /// As [`Self::take_free`], of one volume's directory.
-    pub fn take_free_of(&self, id: &VolumeId) -> Vec<Place> {
-        let mut places = self.lock();
-        let all: Vec<Place> =
-            places.keys().filter(|place| place.owner().as_ref() == Some(id)).cloned().collect();
-        all.into_iter().filter(|place| Self::take_if_free(&mut places, place)).collect()
-    }
-
     /// The versions of templates that are here, as `<volume id>@<version>`.
     pub fn templates(&self) -> Vec<String> {
         self.lock().keys().filter(|place| place.owner().is_none()).map(Place::template_text).collect()
@@ -186,7 +176,7 @@ mod tests {
     fn what_is_lent_or_kept_stays() {
         let shelf = Shelf::default();
         let one = place("vol-a", 1);
-        shelf.add(&one, true);
+        shelf.keep(&one);
         assert!(shelf.take_free().is_empty());
         let loan = shelf.lend(&VersionId([1; 32])).unwrap();
         assert!(!shelf.release(&one), "it is lent");

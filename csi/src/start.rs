@@ -25,12 +25,19 @@ const READ_AHEAD: usize = 16;
 
 /// A volume's directory as a start finds it.
 #[derive(Debug)]
-struct Found {
+pub(crate) struct Found {
     id: VolumeId,
     about: Option<About>,
     base: Option<Place>,
     snaps: Vec<Place>,
     live: bool,
+}
+
+impl Found {
+    /// Whether there is a live tree.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
 }
 
 impl Node {
@@ -57,7 +64,7 @@ impl Node {
             return Ok(node);
         }
         for place in node.pool().run(templates).await? {
-            node.shelf().add(&place, true);
+            node.shelf().keep(&place);
         }
         node.open_session().await?;
         node.load(found).await?;
@@ -119,12 +126,7 @@ impl Node {
     async fn load(self: &Arc<Self>, found: Vec<Found>) -> Result<(), Error> {
         let with_base: BTreeMap<VolumeId, bool> = found.iter().map(|f| (f.id.clone(), f.live)).collect();
         for one in &found {
-            for place in &one.snaps {
-                self.shelf().add(place, true);
-            }
-            if let Some(base) = &one.base {
-                self.shelf().rebase(&one.id, Some(base));
-            }
+            self.put_on_shelf(one);
         }
         let mut loads = futures::stream::iter(found.into_iter().map(|one| {
             let node = Arc::clone(self);
@@ -152,7 +154,17 @@ impl Node {
         self.drop_spare_snapshots().await
     }
 
-    async fn load_one(self: &Arc<Self>, found: Found) -> Result<(), Error> {
+    /// Notes the snapshots that were found. They are kept until it is known who needs them.
+    pub(crate) fn put_on_shelf(&self, found: &Found) {
+        for place in &found.snaps {
+            self.shelf().keep(place);
+        }
+        if let Some(base) = &found.base {
+            self.shelf().rebase(&found.id, Some(base));
+        }
+    }
+
+    pub(crate) async fn load_one(self: &Arc<Self>, found: Found) -> Result<(), Error> {
         let record = cas::record::read(self.store(), &found.id).await?.map(|stored| stored.value);
         let Some(about) = found.about else {
             if found.live {
@@ -190,8 +202,8 @@ impl Node {
                 Standing::Relative
             },
             base,
+            last_sync: record.as_ref().and_then(|record| record.head_entry()).map(|entry| entry.time),
             origin: record.and_then(|record| record.origin),
-            last_sync: self.state().last_sync(&found.id).await?,
             ..Facts::new(about, domain)
         };
         self.volumes().insert(Volume::new(found.id, facts));
@@ -266,31 +278,39 @@ fn scan(root: &Dir) -> Result<Vec<Found>, Error> {
             tracing::warn!(name = %name.display(), "not ours in the pool's volumes; left alone");
             continue;
         };
-        let directory = volumes.open_dir(&name)?;
-        let mut snaps = Vec::new();
-        if directory.exists(SNAP)? {
-            let snap = directory.open_dir(SNAP)?;
-            for name in snap.entries()? {
-                match name.to_str().filter(|name| layout::version_of_snapshot(name).is_some()) {
-                    Some(name) => {
-                        read_only(&snap.open_dir(name)?)?;
-                        snaps.push(Place::snapshot(&id, name));
-                    }
-                    // Its version was not known yet.
-                    None => remove_tree(&snap, &name)?,
-                }
-            }
-        }
-        for name in directory.entries()? {
-            if name.to_str().is_some_and(|name| name.starts_with('.')) {
-                remove_tree(&directory, &name)?;
-            }
-        }
-        let about = About::read(&directory)?;
-        let live = directory.exists(DATA)?;
-        found.push(Found { base: local::base(root, &id)?, id, about, snaps, live });
+        found.extend(find(root, &id)?);
     }
     Ok(found)
+}
+
+/// Reads one volume's directory; nothing where there is none.
+pub(crate) fn find(root: &Dir, id: &VolumeId) -> Result<Option<Found>, Error> {
+    let directory = match local::directory(root, id) {
+        Err(Error::NotHere { .. }) => return Ok(None),
+        directory => directory?,
+    };
+    let mut snaps = Vec::new();
+    if directory.exists(SNAP)? {
+        let snap = directory.open_dir(SNAP)?;
+        for name in snap.entries()? {
+            match name.to_str().filter(|name| layout::version_of_snapshot(name).is_some()) {
+                Some(name) => {
+                    read_only(&snap.open_dir(name)?)?;
+                    snaps.push(Place::snapshot(id, name));
+                }
+                // Its version was not known yet.
+                None => remove_tree(&snap, &name)?,
+            }
+        }
+    }
+    for name in directory.entries()? {
+        if name.to_str().is_some_and(|name| name.starts_with('.')) {
+            remove_tree(&directory, &name)?;
+        }
+    }
+    let (about, live) = (About::read(&directory)?, directory.exists(DATA)?);
+    drop(directory);
+    Ok(Some(Found { base: local::base(root, id)?, id: id.clone(), about, snaps, live }))
 }
 
 /// The pool's templates.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 use tokio::sync::{mpsc, oneshot};
-use types::{Nonce, Timestamp, VolumeId};
+use types::Nonce;
 
 use crate::error::Error;
 
@@ -51,8 +51,8 @@ impl State {
             return Err(Error::StateTooNew { found, known: FORMAT });
         }
         connection.execute_batch(
-            "CREATE TABLE IF NOT EXISTS session (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL, nonce TEXT);
-             CREATE TABLE IF NOT EXISTS volume (id TEXT PRIMARY KEY, last_sync INTEGER NOT NULL) WITHOUT ROWID;",
+            "CREATE TABLE IF NOT EXISTS session (
+                 one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL, nonce TEXT)",
         )?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         let (sender, mut receiver) = mpsc::channel::<Work>(QUEUE);
@@ -115,44 +115,6 @@ impl State {
         })
         .await
     }
-
-    /// Remembers when a volume was last known to be durable as it stands.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub async fn remember_sync(&self, id: &VolumeId, time: Timestamp) -> Result<(), Error> {
-        let id = id.to_string();
-        self.call(move |connection| {
-            connection.execute("INSERT OR REPLACE INTO volume VALUES (?1, ?2)", params![id, time.0]).map(drop)
-        })
-        .await
-    }
-
-    /// Returns when a volume was last known to be durable.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub async fn last_sync(&self, id: &VolumeId) -> Result<Option<Timestamp>, Error> {
-        let id = id.to_string();
-        self.call(move |connection| {
-            connection
-                .query_row("SELECT last_sync FROM volume WHERE id = ?1", [id], |row| {
-                    row.get(0).map(Timestamp)
-                })
-                .optional()
-        })
-        .await
-    }
-
-    /// Forgets a volume that is no longer here.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub async fn forget_volume(&self, id: &VolumeId) -> Result<(), Error> {
-        let id = id.to_string();
-        self.call(move |connection| connection.execute("DELETE FROM volume WHERE id = ?1", [id]).map(drop))
-            .await
-    }
 }
 
 #[cfg(test)]
@@ -163,19 +125,14 @@ mod tests {
     async fn what_was_remembered_is_there_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.db");
-        let id: VolumeId = "vol-1".parse().unwrap();
         let session = RememberedSession { number: 3, nonce: Some(Nonce::random()) };
         {
             let state = State::open(&path).unwrap();
             assert_eq!(state.session().await.unwrap(), None);
             state.remember_session(session.clone()).await.unwrap();
-            state.remember_sync(&id, Timestamp(7)).await.unwrap();
         }
         let state = State::open(&path).unwrap();
         assert_eq!(state.session().await.unwrap(), Some(session));
-        assert_eq!(state.last_sync(&id).await.unwrap(), Some(Timestamp(7)));
-        state.forget_volume(&id).await.unwrap();
-        assert_eq!(state.last_sync(&id).await.unwrap(), None);
     }
 
     #[test]

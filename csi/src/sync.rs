@@ -166,6 +166,10 @@ impl Node {
     ) -> Result<Synced, Error> {
         let started = Instant::now();
         let session = self.session()?;
+        if !volume.facts().unsettled.is_empty() {
+            // A write that was sent may have happened. What follows must know.
+            self.settle_locked(volume).await?;
+        }
         let claim = volume.claim(session.id())?;
         let operation = session.begin()?;
         volume.syncs.close();
@@ -322,12 +326,16 @@ impl Sync<'_> {
             facts.last_sync = Some(self.node.store().clock().now());
             std::mem::take(&mut facts.unsettled)
         });
+        let place = base.place.clone();
         self.node.turn_base(self.volume, base).await?;
         for place in unsettled {
             self.node.put_away(&place).await?;
         }
         if relation == Relation::Clean {
             self.drop_taken(taken).await?;
+        } else if self.request.role != Role::Manual {
+            // What people asked for by name stays near, for forks of it. The rest stays while it is a base.
+            self.node.put_away(&place).await?;
         }
         let (bytes, objects) = written.as_ref().map_or((0, 0), |w| (w.bytes_uploaded, w.objects_written));
         Ok(Synced {
@@ -400,8 +408,8 @@ impl Sync<'_> {
             (Relation::Clean, Some(base)) => base.place.clone(),
             _ => self.name(taken, version).await?,
         };
-        // What people asked for by name stays near, for forks of it.
-        self.node.shelf().add(&place, self.request.role == Role::Manual);
+        // Until the record names it nothing else holds it.
+        self.node.shelf().keep(&place);
         Ok(place)
     }
 
@@ -418,7 +426,6 @@ impl Sync<'_> {
     /// Publishing failed. Where it may still have happened, the snapshot stays: the head may be what it holds.
     async fn give_up(&self, place: &Place, error: &cas::Error) {
         if matches!(error, cas::Error::Unsettled { .. }) {
-            self.node.shelf().add(place, true);
             self.volume.update(|facts| facts.unsettled.push(place.clone()));
         } else if let Err(error) = self.node.put_away(place).await {
             tracing::warn!(volume = %self.volume.id, %error, "a snapshot could not be dropped; the next start sweeps it");
