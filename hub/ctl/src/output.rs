@@ -54,7 +54,7 @@ impl Output {
                 for row in rows {
                     table.add_row(row.cells(now).iter().map(|cell| printable(cell)));
                 }
-                self.text(&trimmed(&table))
+                self.text(&trimmed(table))
             }
         }
     }
@@ -72,7 +72,7 @@ impl Output {
                 for (name, text) in value.fields(now()) {
                     table.add_row([name.to_owned(), printable(&text)]);
                 }
-                self.text(&trimmed(&table))
+                self.text(&trimmed(table))
             }
         }
     }
@@ -157,7 +157,11 @@ fn now() -> Timestamp {
     types::SystemClock.now()
 }
 
-fn trimmed(table: &Table) -> String {
+/// Columns stand two blanks apart, the first at the margin.
+fn trimmed(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table.trim_fmt()
 }
 

@@ -3,10 +3,12 @@
 use std::fs;
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use types::Timestamp;
 
 use super::process::Process;
 use crate::context::{Context, below_home, user_file};
@@ -110,13 +112,12 @@ impl Place {
         Ok(Self { directory: directory.canonicalize().unwrap_or(directory) })
     }
 
-    /// Makes the directory; says whether it was not there.
-    pub(super) fn create(&mut self) -> Result<bool> {
-        let made = !self.directory.exists();
+    /// Makes the directory unless it is there.
+    pub(super) fn create(&mut self) -> Result<()> {
         let failed = |error| Error::path("make the directory", &self.directory, error);
         fs::create_dir_all(self.run()).map_err(failed)?;
         self.directory = self.directory.canonicalize().map_err(failed)?;
-        Ok(made)
+        Ok(())
     }
 
     /// Keeps other `dev` commands out while this one works.
@@ -174,11 +175,13 @@ impl Place {
         Ok(())
     }
 
-    /// Makes this cluster the one that commands speak to, unless the user has written a context by hand.
+    /// Makes this cluster the one that commands speak to, unless they speak to another; says whether they speak to
+    /// this one.
     pub(super) fn point_user_here(&self) -> Result<bool> {
         let user = user_file()?;
-        if user.symlink_metadata().is_ok_and(|metadata| !metadata.is_symlink()) {
-            return Ok(false);
+        // A link that leads nowhere is left over from a cluster that is gone.
+        if user.exists() {
+            return Ok(fs::read_link(&user).is_ok_and(|target| target == self.context()));
         }
         let failed = |error| Error::path("write", &user, error);
         fs::create_dir_all(user.parent().expect("it has two")).map_err(failed)?;
@@ -203,6 +206,11 @@ impl Place {
     pub(super) fn process(&self, daemon: &str) -> Result<Option<Process>> {
         let file = self.pid(daemon);
         Process::load(&file).map_err(|error| Error::path("read", &file, error))
+    }
+
+    /// When a daemon was last started.
+    pub(super) fn started(&self, daemon: &str) -> Option<Timestamp> {
+        Some(self.pid(daemon).metadata().ok()?.modified().ok()?.into())
     }
 
     pub(super) fn context(&self) -> PathBuf {
@@ -244,12 +252,15 @@ impl Place {
 
     /// Removes everything that a cluster made here, and the directory if nothing else is in it.
     pub(super) fn purge(&self, cluster: &Cluster) -> Result<()> {
-        let mut paths = vec![self.context(), self.file(), self.run(), self.store(), self.hub_state()];
-        for suffix in ["-wal", "-shm"] {
-            let mut path = self.hub_state().into_os_string();
-            path.push(suffix);
-            paths.push(path.into());
-        }
+        let mut paths = vec![self.context(), self.file(), self.run(), self.store()];
+        // SQLite and the hub keep files beside the database.
+        let state = self.hub_state().file_name().unwrap_or_default().to_owned();
+        let listed =
+            fs::read_dir(&self.directory).map_err(|error| Error::path("list", &self.directory, error))?;
+        let beside = listed.filter_map(std::result::Result::ok).map(|entry| entry.path());
+        paths.extend(beside.filter(|path| {
+            path.file_name().is_some_and(|name| name.as_bytes().starts_with(state.as_bytes()))
+        }));
         for daemon in cluster.daemons() {
             paths.push(self.log(daemon));
             if daemon != HUB {

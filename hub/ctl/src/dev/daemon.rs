@@ -96,8 +96,13 @@ pub(super) async fn live(place: &Place, cluster: &Cluster) -> Result<()> {
         }
         let missing = match projects.nodes().await {
             Ok(nodes) => {
+                // One that was killed a moment ago is still called live; it must have been heard since its start.
                 let live = |name: &str| {
-                    nodes.iter().any(|node| node.name.as_str() == name && node.state == NodeState::Live)
+                    nodes.iter().any(|node| {
+                        node.name.as_str() == name
+                            && node.state == NodeState::Live
+                            && node.last_heard >= place.started(name)
+                    })
                 };
                 match cluster.nodes.iter().find(|node| !live(&node.name)) {
                     None => return Ok(()),

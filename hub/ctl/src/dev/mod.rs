@@ -66,7 +66,7 @@ async fn up(args: UpArgs, output: &Output) -> Result<()> {
         .map_err(|error| Error::usage(error.to_string(), "as in --pool-size 8Gi"))?;
     let binaries = Binaries::find()?;
     let mut place = Place::new(args.place.dir.clone())?;
-    let made = place.create()?;
+    place.create()?;
     let _lock = place.lock()?;
     let known = place.cluster()?;
     let fresh = known.is_none();
@@ -95,7 +95,7 @@ async fn up(args: UpArgs, output: &Output) -> Result<()> {
     if started.is_empty() {
         output.remark("all of it was running already");
     }
-    if made && args.place.dir.is_some() || !pointed {
+    if !pointed {
         output.remark(&format!("export SAILCTL_CONTEXT={}", place.context().display()));
     }
     Ok(())
