@@ -149,6 +149,7 @@ pub(super) fn differences(
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "ranges are what is expected")]
 mod tests {
     use super::*;
 
@@ -187,16 +188,16 @@ mod tests {
         let old = [disk(0, 16 * K, 1 << 20, 0)];
         let overwritten =
             [disk(0, 4 * K, 1 << 20, 0), disk(4 * K, K, 5 << 20, 0), disk(5 * K, 11 * K, 1 << 20, 5 * K)];
-        assert_eq!(differences((&old, 16 * K), (&overwritten, 16 * K)), [4 * K..5 * K]);
+        assert_eq!(differences((&old, 16 * K), (&overwritten, 16 * K)), vec![4 * K..5 * K]);
         let punched = [disk(0, 4 * K, 1 << 20, 0), disk(8 * K, 8 * K, 1 << 20, 8 * K)];
-        assert_eq!(differences((&old, 16 * K), (&punched, 16 * K)), [4 * K..8 * K]);
+        assert_eq!(differences((&old, 16 * K), (&punched, 16 * K)), vec![4 * K..8 * K]);
         let shifted = [disk(0, 15 * K, 1 << 20, K)];
-        assert_eq!(differences((&old, 15 * K), (&shifted, 15 * K)), [0..15 * K]);
-        assert_eq!(differences((&old, 16 * K), (&old, 10 * K)), [10 * K - 1..10 * K]);
-        assert_eq!(differences((&old, 16 * K), (&old, 20 * K)), [16 * K - 1..20 * K]);
-        assert_eq!(differences((&old, 16 * K), (&[], 0)), [0..0]);
-        assert_eq!(differences((&[], 0), (&old, 16 * K)), [0..16 * K]);
-        assert_eq!(differences((&[small(b"abc")], 3), (&[small(b"abd")], 3)), [0..3]);
+        assert_eq!(differences((&old, 15 * K), (&shifted, 15 * K)), vec![0..15 * K]);
+        assert_eq!(differences((&old, 16 * K), (&old, 10 * K)), vec![10 * K - 1..10 * K]);
+        assert_eq!(differences((&old, 16 * K), (&old, 20 * K)), vec![16 * K - 1..20 * K]);
+        assert_eq!(differences((&old, 16 * K), (&[], 0)), vec![0..0]);
+        assert_eq!(differences((&[], 0), (&old, 16 * K)), vec![0..16 * K]);
+        assert_eq!(differences((&[small(b"abc")], 3), (&[small(b"abd")], 3)), vec![0..3]);
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod list;
 mod read;
 mod spool;
 mod write;
+mod xattrs;
 
 pub use beneath::Root;
 pub use error::Error;

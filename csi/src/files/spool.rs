@@ -1,6 +1,6 @@
 //! A file that is being written: without a name until it is whole.
 //!
-//! In order: bytes into `O_TMPFILE` (the kernel drops it when we die or the client goes away), owner, mode, times, fsync
+//! In order: bytes into `O_TMPFILE` (the kernel drops it when we die or the client goes away), owner, xattrs, mode, times, fsync
 //! where asked, then one step that shows it: `linkat` for a new name, a rename over an old one. A rename needs a name,
 //! so for its moment there is `.opensail-write.<hash of the name>`: a crash right there leaves one, which listings do
 //! not show and the next write to that name removes.
@@ -24,6 +24,7 @@ use super::beneath::{Found, Root, kind, make_directories, open_beneath, proc_pat
 use super::entry::{entry, size};
 use super::error::Error;
 use super::etag::{self, STRONG_BYTES};
+use super::xattrs;
 
 /// How often a symlink at the end of a path is followed, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -139,8 +140,8 @@ impl Spool {
                 self.copy_into(&standing, order)?;
                 return Ok((self.entry(path, &standing)?, false));
             }
-            self.replace(order, &directory, &target.name, &existing.stat)
-                .map_err(Error::os("write", path))?;
+            let old = existing.open_file(OFlag::O_RDONLY, path)?;
+            self.replace(order, &directory, &target.name, &old).map_err(Error::os("write", path))?;
             return Ok((self.entry(path, &self.file)?, false));
         }
         Err(Error::Contended { path: path.clone() })
@@ -188,10 +189,12 @@ impl Spool {
         if order.sync { fsync(directory) } else { Ok(()) }
     }
 
-    fn replace(&self, order: &Order, directory: &OwnedFd, name: &[u8], old: &FileStat) -> Result<(), Errno> {
-        set_owner(&self.file, old.st_uid, old.st_gid)?;
-        // After the owner: changing that takes setuid bits away.
-        fchmod(&self.file, Mode::from_bits_truncate(old.st_mode & 0o7777))?;
+    fn replace(&self, order: &Order, directory: &OwnedFd, name: &[u8], old: &File) -> Result<(), Errno> {
+        let stat = fstat(old)?;
+        set_owner(&self.file, stat.st_uid, stat.st_gid)?;
+        xattrs::keep(old, &self.file)?;
+        // After the owner, which takes setuid bits away, and after the ACL, whose mask is a part of it.
+        fchmod(&self.file, Mode::from_bits_truncate(stat.st_mode & 0o7777))?;
         self.settle(&self.file, order)?;
         let passing = leftover_name(name);
         match link(&self.file, directory, passing.as_bytes()) {

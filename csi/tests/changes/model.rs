@@ -263,8 +263,17 @@ enum Bytes {
     Ranges(Rc<Node>, Vec<std::ops::Range<u64>>),
 }
 
-fn xattrs(_path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    BTreeMap::new()
+fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let (mut names, mut value) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let length = rustix::fs::llistxattr(path, names.as_mut_slice()).unwrap();
+    let names = names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    // How a file is compressed is not part of a version.
+    let kept = names.filter(|name| !name.starts_with(b"btrfs."));
+    kept.map(|name| {
+        let length = rustix::fs::lgetxattr(path, name, value.as_mut_slice()).unwrap();
+        (name.to_vec(), value[..length].to_vec())
+    })
+    .collect()
 }
 
 /// Says where two trees differ first.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use btrfs::Dir;
 use btrfs::scratch::ScratchPool;
@@ -16,6 +17,8 @@ pub(crate) struct Volume {
     live: String,
     base: String,
     made: u32,
+    /// Live trees that were gone on from; a fork's line is told while they are there.
+    left: Vec<String>,
     tree: Rc<Node>,
 }
 
@@ -38,6 +41,7 @@ impl Volume {
             live: "live".to_owned(),
             base: String::new(),
             made: 0,
+            left: Vec::new(),
             tree: Rc::new(Node::HardLink(types::VolumePath::ROOT)),
         };
         let base = volume.snapshot_of("live", true);
@@ -72,8 +76,24 @@ impl Volume {
     pub(crate) fn fork(&mut self, of_base: bool) {
         let source = if of_base { self.base.clone() } else { self.live.clone() };
         let fork = self.snapshot_of(&source, false);
-        let old = std::mem::replace(&mut self.live, fork);
-        self.root().delete_subvolume(&old).unwrap();
+        self.left.push(std::mem::replace(&mut self.live, fork));
+    }
+
+    /// Takes a snapshot and finds what changed since the last several times; the best time counts.
+    pub(crate) fn timed(&mut self) -> (Duration, Changes) {
+        let name = self.snapshot_of(&self.live.clone(), true);
+        let root = self.root();
+        let (base, snapshot) = (root.open_dir(&self.base).unwrap(), root.open_dir(&name).unwrap());
+        let mut best = Duration::MAX;
+        let mut found = Changes::default();
+        for _ in 0..5 {
+            let begun = Instant::now();
+            found = changes(&base, &snapshot).unwrap();
+            best = best.min(begun.elapsed());
+        }
+        drop((base, snapshot));
+        root.delete_subvolume(&name).unwrap();
+        (best, found)
     }
 
     /// Takes a snapshot, finds what changed since the last, and holds it against a walk of everything.
@@ -98,6 +118,9 @@ impl Volume {
         };
         drop((base, snapshot));
         root.delete_subvolume(&self.base).unwrap();
+        for left in self.left.drain(..) {
+            root.delete_subvolume(&left).unwrap();
+        }
         self.base = name;
         self.tree = whole;
         Ok(step)

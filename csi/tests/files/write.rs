@@ -56,6 +56,30 @@ async fn an_existing_file_keeps_its_mode_and_owner() {
 }
 
 #[tokio::test]
+async fn an_existing_file_keeps_its_attributes() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let served = Served::start().await;
+    let path = served.root().join("file");
+    std::fs::write(&path, "old").unwrap();
+    let set = |name: &str, value: &[u8]| setxattr(&path, name, value, XattrFlags::empty());
+    if set("user.note", b"kept").is_err() {
+        eprintln!("SKIPPED: no extended attributes here");
+        return;
+    }
+    // cap_net_raw+ep, as the kernel has it.
+    let capability = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let has_capability = set("security.capability", &capability).is_ok();
+    for in_place in [false, true] {
+        served.write(WriteHeader { in_place, ..header("file") }, b"new").await.unwrap();
+        let mut value = [0; 16];
+        let length = getxattr(&path, "user.note", value.as_mut_slice()).unwrap();
+        assert_eq!(&value[..length], b"kept");
+        let gone = getxattr(&path, "security.capability", &mut [0_u8; 64][..]).is_err();
+        assert!(gone || !has_capability, "new content does not inherit the rights of the old");
+    }
+}
+
+#[tokio::test]
 async fn new_files_and_directories_belong_to_whom_their_directory_belongs() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: needs root");
