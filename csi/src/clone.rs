@@ -41,7 +41,7 @@ pub fn clone(
 ) -> Result<Cloned, Error> {
     if subvolume::children(source)?.is_empty() {
         let dir = directory.snapshot(source, name, readonly, group)?;
-        let marks = Roots::from([(PathBuf::new(), subvolume::info(&dir)?.ctransid)]);
+        let marks = Roots::from([(PathBuf::new(), subvolume::ctransid(&dir)?)]);
         return Ok(Cloned { dir, marks });
     }
     for attempt in 1.. {
@@ -65,7 +65,7 @@ fn clone_nested(
     group: Option<GroupId>,
 ) -> Result<Cloned, Error> {
     let root = directory.snapshot(source, name, false, group)?;
-    let mut marks = Roots::from([(PathBuf::new(), subvolume::info(&root)?.ctransid)]);
+    let mut marks = Roots::from([(PathBuf::new(), subvolume::ctransid(&root)?)]);
     let nested = subvolume::nested(source)?;
     // Each comes after the one that it is in, so its stub is there when its turn comes.
     for one in &nested {
@@ -80,7 +80,7 @@ fn clone_nested(
             Err(error) => return Err(error.into()),
         }
         let inner = parent.snapshot(&from, last, false, group)?;
-        marks.insert(one.path.clone(), subvolume::info(&inner)?.ctransid);
+        marks.insert(one.path.clone(), subvolume::ctransid(&inner)?);
         // The directory is part of the tree's identity, its time too.
         let time = |seconds, nanos| TimeSpec::new(seconds, nanos);
         futimens(

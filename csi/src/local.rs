@@ -122,13 +122,13 @@ pub fn marks(dir: &Dir) -> Result<Marks, Error> {
 /// # Errors
 /// The kernel refused.
 pub fn roots(dir: &Dir) -> Result<Roots, Error> {
-    let mut roots = Roots::from([(PathBuf::new(), subvolume::info(dir)?.ctransid)]);
+    let mut roots = Roots::from([(PathBuf::new(), subvolume::ctransid(dir)?)]);
     if subvolume::children(dir)?.is_empty() {
         return Ok(roots);
     }
     for one in subvolume::nested(dir)? {
         match dir.open_beneath(&one.path) {
-            Ok(inner) => drop(roots.insert(one.path, subvolume::info(&inner)?.ctransid)),
+            Ok(inner) => drop(roots.insert(one.path, subvolume::ctransid(&inner)?)),
             // Gone since it was listed, which moved its parent's mark.
             Err(error) if error.is(Errno::ENOENT) => {}
             Err(error) => return Err(error.into()),

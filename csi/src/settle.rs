@@ -110,7 +110,7 @@ impl Node {
     async fn take_again(self: &Arc<Self>, volume: &Arc<Volume>, record: &Record) -> Result<(), Error> {
         let at_head =
             volume.facts().base.map(|base| base.tree.version) == head_of(record).ok().map(|h| h.tree.version);
-        let given_up = record.owner.is_none() && at_head && !self.is_dirty(volume).await?;
+        let given_up = record.owner.is_none() && at_head && !self.is_written(volume).await?;
         if given_up && self.require_unmounted(&volume.id).is_ok() {
             // A release that died between the record and the copy.
             volume.update(|facts| facts.standing = Standing::Relative);
@@ -170,7 +170,7 @@ impl Node {
         base: Base,
     ) -> Result<(), Error> {
         tracing::info!(volume = %volume.id, "a restore that was interrupted is finished");
-        if self.is_dirty(volume).await? {
+        if self.is_written(volume).await? {
             self.keep_aside(volume, layout::DATA, record.epoch, "written during a restore").await?;
         }
         let group = volume.facts().about.group.map(local::group);
@@ -193,7 +193,7 @@ impl Node {
         let _closed = volume.close().await?;
         let listed =
             volume.facts().base.is_some_and(|base| record.find_version(&base.tree.version).is_some());
-        if !listed || self.is_dirty(volume).await? {
+        if !listed || self.is_written(volume).await? {
             self.keep_aside(volume, layout::DATA, epoch, "its owner lost its place").await?;
         }
         self.drop_copy(volume, true).await?;
@@ -267,6 +267,7 @@ impl Node {
             let written = self
                 .pool()
                 .run(move |root| {
+                    btrfs::commit::sync_all(root)?;
                     let roots = local::roots(&local::directory(root, &id)?.open_dir(&old)?)?;
                     let mark = old.rsplit_once('.').and_then(|(_, mark)| mark.parse::<u64>().ok());
                     Ok(roots.len() > 1 || roots.values().next().copied() != mark)

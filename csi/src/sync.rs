@@ -453,6 +453,13 @@ impl Node {
         self.pool().run(move |root| local::delete_places(root, &places)).await
     }
 
+    /// Whether anything was written since the base, for sure: before something is dropped.
+    pub(crate) async fn is_written(&self, volume: &Volume) -> Result<bool, Error> {
+        // Not `commit_with_data`: this is about what is known, not about what was promised.
+        self.pool().run(|root| Ok(btrfs::commit::sync_all(root)?)).await?;
+        self.is_dirty(volume).await
+    }
+
     /// Whether anything was written since the base, as far as the kernel knows without a flush.
     pub(crate) async fn is_dirty(&self, volume: &Volume) -> Result<bool, Error> {
         let Some(base) = volume.facts().base else { return Ok(true) };

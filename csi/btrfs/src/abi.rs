@@ -31,6 +31,36 @@ const _: () = assert!(size_of::<SubvolWait>() == 16);
 /// `BTRFS_SUBVOL_SYNC_COUNT`
 pub(crate) const SUBVOL_SYNC_COUNT: u32 = 2;
 
+/// `struct btrfs_ioctl_timespec`
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Timespec {
+    pub(crate) sec: u64,
+    pub(crate) nsec: u32,
+}
+const _: () = assert!(size_of::<Timespec>() == 16);
+
+/// `struct btrfs_ioctl_get_subvol_info_args`
+#[repr(C)]
+pub(crate) struct SubvolInfo {
+    pub(crate) treeid: u64,
+    pub(crate) name: [u8; 256],
+    pub(crate) parent_id: u64,
+    pub(crate) dirid: u64,
+    pub(crate) generation: u64,
+    pub(crate) flags: u64,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) parent_uuid: [u8; 16],
+    pub(crate) received_uuid: [u8; 16],
+    pub(crate) ctransid: u64,
+    pub(crate) otransid: u64,
+    pub(crate) stransid: u64,
+    pub(crate) rtransid: u64,
+    pub(crate) times: [Timespec; 4],
+    pub(crate) reserved: [u64; 8],
+}
+const _: () = assert!(size_of::<SubvolInfo>() == 504);
+
 /// `struct btrfs_ioctl_search_key`
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

@@ -162,6 +162,13 @@ pub fn info(dir: &Dir) -> Result<Info> {
     })
 }
 
+/// The transaction of the last change of an inode in it, as [`Info::ctransid`], but as it is now: what [`info`] reads as
+/// root is the tree of roots, which has it since the last commit only. A page that is dirty in the cache and whose inode
+/// was not touched since does not show; [`crate::commit::sync_all`] first where that matters.
+pub fn ctransid(dir: &Dir) -> Result<u64> {
+    sys::subvol_ctransid(dir.as_fd()).map_err(|errno| not_btrfs_or(dir, "BTRFS_IOC_GET_SUBVOL_INFO", errno))
+}
+
 /// Whether the subvolume is read-only.
 pub fn is_readonly(dir: &Dir) -> Result<bool> {
     libbtrfsutil::subvolume_read_only(dir.proc_path()).map_err(util("BTRFS_IOC_SUBVOL_GETFLAGS", dir.name()))

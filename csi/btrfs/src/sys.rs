@@ -12,7 +12,7 @@ use nix::libc;
 use crate::abi::{
     DevInfoArgs, FsInfoArgs, GetDevStats, InoLookupArgs, LoopConfig, LoopInfo64, QgroupAssignArgs,
     QgroupCreateArgs, QgroupLimitArgs, QuotaCtlArgs, SearchArgsV2, SearchKey, SendArgs, SpaceArgs,
-    SpaceBuffer, SubvolWait, VolArgsV2,
+    SpaceBuffer, SubvolInfo, SubvolWait, Timespec, VolArgsV2,
 };
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -22,8 +22,8 @@ const MAGIC: u8 = 0x94;
 mod number {
     use super::{
         DevInfoArgs, FsInfoArgs, GetDevStats, InoLookupArgs, LoopConfig, LoopInfo64, MAGIC, QgroupAssignArgs,
-        QgroupCreateArgs, QgroupLimitArgs, QuotaCtlArgs, SearchArgsV2, SendArgs, SpaceArgs, SubvolWait,
-        VolArgsV2,
+        QgroupCreateArgs, QgroupLimitArgs, QuotaCtlArgs, SearchArgsV2, SendArgs, SpaceArgs, SubvolInfo,
+        SubvolWait, VolArgsV2,
     };
 
     // #define BTRFS_IOC_TREE_SEARCH_V2 _IOWR(BTRFS_IOCTL_MAGIC, 17, struct btrfs_ioctl_search_args_v2)
@@ -52,6 +52,8 @@ mod number {
     nix::ioctl_read!(qgroup_limit, MAGIC, 43, QgroupLimitArgs);
     // #define BTRFS_IOC_GET_DEV_STATS _IOWR(BTRFS_IOCTL_MAGIC, 52, struct btrfs_ioctl_get_dev_stats)
     nix::ioctl_readwrite!(get_dev_stats, MAGIC, 52, GetDevStats);
+    // #define BTRFS_IOC_GET_SUBVOL_INFO _IOR(BTRFS_IOCTL_MAGIC, 60, struct btrfs_ioctl_get_subvol_info_args)
+    nix::ioctl_read!(get_subvol_info, MAGIC, 60, SubvolInfo);
     // #define BTRFS_IOC_SNAP_DESTROY_V2 _IOW(BTRFS_IOCTL_MAGIC, 63, struct btrfs_ioctl_vol_args_v2)
     nix::ioctl_write_ptr!(snap_destroy_v2, MAGIC, 63, VolArgsV2);
     // #define BTRFS_IOC_SUBVOL_SYNC_WAIT _IOW(BTRFS_IOCTL_MAGIC, 65, struct btrfs_ioctl_subvol_wait)
@@ -105,6 +107,30 @@ pub(crate) fn space_info(fd: BorrowedFd<'_>, buffer: &mut SpaceBuffer) -> Result
     // SAFETY: the pointer is derived from the whole buffer; the kernel writes at most `space_slots` entries after the
     // structure, which is how many follow it.
     unsafe { number::space_info(fd.as_raw_fd(), args) }.map(drop)
+}
+
+/// When an inode of the subvolume that the directory is in last changed, also in a transaction that is not committed.
+pub(crate) fn subvol_ctransid(fd: BorrowedFd<'_>) -> Result<u64> {
+    let mut info = SubvolInfo {
+        treeid: 0,
+        name: [0; 256],
+        parent_id: 0,
+        dirid: 0,
+        generation: 0,
+        flags: 0,
+        uuid: [0; 16],
+        parent_uuid: [0; 16],
+        received_uuid: [0; 16],
+        ctransid: 0,
+        otransid: 0,
+        stransid: 0,
+        rtransid: 0,
+        times: [Timespec::default(); 4],
+        reserved: [0; 8],
+    };
+    // SAFETY: a whole structure, which the kernel writes.
+    unsafe { number::get_subvol_info(fd.as_raw_fd(), &raw mut info) }?;
+    Ok(info.ctransid)
 }
 
 pub(crate) fn start_sync(fd: BorrowedFd<'_>) -> Result<u64> {
