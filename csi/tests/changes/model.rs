@@ -23,7 +23,7 @@ pub(crate) struct Meta {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Node {
-    Directory(Meta, BTreeMap<Vec<u8>, Rc<Node>>),
+    Directory(Meta, BTreeMap<Vec<u8>, Rc<Self>>),
     File(Meta, Rc<Vec<u8>>),
     Symlink(Meta, Vec<u8>),
     Special(Meta, u64),

@@ -96,6 +96,15 @@ impl Volume {
         (best, found)
     }
 
+    /// Tells if these changes lead from the last snapshot to what is live now.
+    pub(crate) fn judge(&mut self, changes: &Changes) -> bool {
+        let name = self.snapshot_of(&self.live.clone(), true);
+        let disk = self.path(&name);
+        let same = apply(&disk, &self.tree, changes).0 == walk(&disk).0;
+        self.root().delete_subvolume(&name).unwrap();
+        same
+    }
+
     /// Takes a snapshot, finds what changed since the last, and holds it against a walk of everything.
     pub(crate) fn step(&mut self) -> Result<Step, String> {
         let name = self.snapshot_of(&self.live.clone(), true);
