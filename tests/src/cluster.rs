@@ -110,6 +110,11 @@ impl Cluster {
         &self.directory
     }
 
+    /// Variables of its daemons, beside those of this process.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
+
     /// The backing file of a node's pool.
     pub fn pool_image(&self, node: &str) -> PathBuf {
         self.directory.join(node).join("pool.img")
@@ -136,8 +141,8 @@ impl Cluster {
     /// # Errors
     /// It cannot be started.
     pub fn sailctl(&self, arguments: &[&str]) -> Result<std::process::Output> {
-        let mut command = Command::new(binary("sailctl")?);
-        command.arg("--context").arg(self.directory.join("context.json")).args(arguments);
+        let mut command = self.command()?;
+        command.args(arguments);
         command.output().with_context(|| format!("{command:?}"))
     }
 

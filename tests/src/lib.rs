@@ -6,4 +6,7 @@ pub mod cluster;
 pub mod figures;
 pub mod outer;
 pub mod require;
+pub mod sail;
+pub mod same;
+pub mod stores;
 pub mod tree;

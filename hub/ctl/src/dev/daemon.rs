@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orchestrator::NodeState;
+use proto::node::GetNodeRequest;
 
 use super::cluster::{Cluster, HUB, Place};
 use super::process::Process;
@@ -84,43 +85,57 @@ fn command<'a>(
 const START: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Waits until the hub calls every node live, or one of the daemons has ended.
-pub(super) async fn live(place: &Place, cluster: &Cluster) -> Result<()> {
+/// Waits until these daemons are up, or one of them has ended. A node is up when the hub calls it live; where there is
+/// no hub, when it answers itself.
+pub(super) async fn live(place: &Place, cluster: &Cluster, daemons: &[&str]) -> Result<()> {
     let projects = cluster.context().projects()?;
+    let running = |daemon: &str| -> Result<bool> {
+        Ok(place.process(daemon)?.is_some_and(|process| process.is_running()))
+    };
     let end = tokio::time::Instant::now() + START;
     loop {
-        for daemon in cluster.daemons() {
-            if !place.process(daemon)?.is_some_and(|process| process.is_running()) {
+        for daemon in daemons {
+            if !running(daemon)? {
                 return Err(ended(place, daemon));
             }
         }
-        let missing = match projects.nodes().await {
-            Ok(nodes) => {
-                // One that was killed a moment ago is still called live; it must have been heard since its start.
-                let live = |name: &str| {
-                    nodes.iter().any(|node| {
-                        node.name.as_str() == name
-                            && node.state == NodeState::Live
-                            && node.last_heard >= place.started(name)
-                    })
-                };
-                match cluster.nodes.iter().find(|node| !live(&node.name)) {
-                    None => return Ok(()),
-                    Some(node) => node.name.clone(),
+        let missing = if running(HUB)? {
+            match projects.nodes().await {
+                Ok(nodes) => daemons.iter().find(|daemon| {
+                    **daemon != HUB && !nodes.iter().any(|node| is_heard(place, node, daemon))
+                }),
+                Err(_) => Some(&HUB),
+            }
+        } else {
+            let mut missing = None;
+            for daemon in daemons {
+                if !answers(cluster, daemon).await {
+                    missing = Some(daemon);
                 }
             }
-            Err(_) => HUB.to_owned(),
+            missing
         };
+        let Some(missing) = missing else { return Ok(()) };
         if tokio::time::Instant::now() >= end {
-            let message = format!(
-                "not live after {} s; its last words: {}",
-                START.as_secs(),
-                last_words(place, &missing)
-            );
-            let remedy = format!("read {}", place.log(&missing).display());
-            return Err(Error::Daemon { daemon: missing, message, remedy });
+            let words = last_words(place, missing);
+            let message = format!("not live after {} s; its last words: {words}", START.as_secs());
+            let remedy = format!("read {}", place.log(missing).display());
+            return Err(Error::Daemon { daemon: (*missing).to_owned(), message, remedy });
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// One that was killed a moment ago is still called live; it must have been heard since its start.
+fn is_heard(place: &Place, node: &orchestrator::Node, daemon: &str) -> bool {
+    node.name.as_str() == daemon && node.state == NodeState::Live && node.last_heard >= place.started(daemon)
+}
+
+async fn answers(cluster: &Cluster, daemon: &str) -> bool {
+    let Some(node) = cluster.nodes.iter().find(|node| node.name == daemon) else { return false };
+    match proto::client::channel(&node.address) {
+        Ok(channel) => proto::client::node(channel).get_node(GetNodeRequest {}).await.is_ok(),
+        Err(_) => false,
     }
 }
 

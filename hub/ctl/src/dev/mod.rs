@@ -43,7 +43,7 @@ pub async fn run(command: DevCommand, output: &Output) -> Result<()> {
             let binaries = Binaries::find()?;
             let _lock = place.lock()?;
             daemon::start(&place, &cluster, &binaries, &args.daemon)?;
-            daemon::live(&place, &cluster).await?;
+            daemon::live(&place, &cluster, &[&args.daemon]).await?;
             status(&place, &cluster, output)
         }
         DevCommand::Status(args) => {
@@ -112,7 +112,7 @@ async fn start_all(
             started.push(daemon.to_owned());
         }
     }
-    daemon::live(place, cluster).await
+    daemon::live(place, cluster, &cluster.daemons().collect::<Vec<_>>()).await
 }
 
 /// What a second `dev up` may ask of a cluster: the same, or more nodes.
