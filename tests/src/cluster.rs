@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, ensure};
 use proto::files::files_client::FilesClient;
@@ -43,8 +44,10 @@ pub struct Cluster {
 /// Ways into a cluster that tasks can share.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    hub: HubClient<Channel>,
+    hub: String,
     store: String,
+    /// Made on first use, inside a runtime; a cluster is also of use without one.
+    client: Arc<OnceLock<HubClient<Channel>>>,
 }
 
 impl Cluster {
@@ -83,8 +86,7 @@ impl Cluster {
         dev(&directory, &options.environment, &arguments)?;
         let context: Value = serde_json::from_slice(&std::fs::read(directory.join("context.json"))?)?;
         let text = |field: &str| context[field].as_str().map(str::to_owned).context("a field of the context");
-        let handle =
-            Handle { hub: proto::client::hub(proto::client::channel(&text("hub")?)?), store: text("store")? };
+        let handle = Handle { hub: text("hub")?, store: text("store")?, client: Arc::default() };
         let names = (1..=nodes).map(|number| format!("node-{number}")).collect();
         Ok(Some(Self {
             directory,
@@ -170,8 +172,13 @@ impl Drop for Cluster {
 
 impl Handle {
     /// A client of the hub.
+    ///
+    /// # Panics
+    /// The context's address is none.
     pub fn hub(&self) -> HubClient<Channel> {
-        self.hub.clone()
+        let client =
+            || proto::client::hub(proto::client::channel(&self.hub).expect("it was written by dev up"));
+        self.client.get_or_init(client).clone()
     }
 
     /// The node that holds a volume now.

@@ -11,6 +11,7 @@ mod process;
 
 use std::time::Duration;
 
+use cas::objects::StoreUrl;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use types::{ByteSize, Timestamp};
@@ -64,6 +65,17 @@ async fn up(args: UpArgs, output: &Output) -> Result<()> {
     args.pool_size
         .parse::<ByteSize>()
         .map_err(|error| Error::usage(error.to_string(), "as in --pool-size 8Gi"))?;
+    if let Some(store) = &args.store {
+        let url: StoreUrl = store.parse().map_err(|error: cas::objects::InvalidStoreUrl| {
+            Error::usage(error.to_string(), "leave --store out for a directory of the cluster's own")
+        })?;
+        if matches!(url, StoreUrl::Memory) {
+            return Err(Error::usage(
+                "several daemons cannot share a store in memory",
+                "give dir:// or s3://",
+            ));
+        }
+    }
     let binaries = Binaries::find()?;
     let mut place = Place::new(args.place.dir.clone())?;
     place.create()?;
