@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "csi/v1/csi.proto",
         "opensail/hub/v1/hub.proto",
         "opensail/node/v1/node.proto",
+        "opensail/node/v1/groups.proto",
         "opensail/files/v1/files.proto",
     ];
     for file in files {

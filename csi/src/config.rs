@@ -19,7 +19,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Keeps volumes on this node's pool and makes them durable in the store.
-    Node(NodeConfig),
+    Node(Box<NodeConfig>),
+    /// Serves CSI's Controller to the sidecars of a Kubernetes cluster.
+    Controller(crate::csi::controller::ControllerConfig),
 }
 
 /// Whether volumes have limits.
@@ -86,6 +88,10 @@ pub struct NodeConfig {
     /// How often the session shows in the store that it lives.
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
     pub beat: Duration,
+
+    /// The CSI services of this node.
+    #[command(flatten)]
+    pub csi: crate::csi::serve::NodeSocket,
 
     /// FOR TESTS ONLY: answers before the pool's commit. A power cut then loses what was acknowledged.
     #[arg(long, hide = true)]

@@ -20,6 +20,12 @@ pub enum Error {
         /// What is going on.
         running: &'static str,
     },
+    /// Snapshots of several volumes did not come into one transaction.
+    #[error("the volumes could not be cut in one transaction in {attempts} attempts; try again")]
+    NoCut {
+        /// How often it was tried.
+        attempts: u32,
+    },
     /// The node does not hold the volume.
     #[error("volume {volume} is not on this node")]
     NotHere {
@@ -286,7 +292,7 @@ pub enum Error {
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Busy { .. } | Self::Fenced { .. } => Kind::Aborted,
+            Self::Busy { .. } | Self::Fenced { .. } | Self::NoCut { .. } => Kind::Aborted,
             Self::NotHere { .. } | Self::NoRecord { .. } | Self::NoVersion { .. } | Self::NoEntry { .. } => {
                 Kind::NotFound
             }

@@ -26,13 +26,18 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
         stopper.cancel();
     });
-    let ended = match cli.command {
-        Command::Node(config) => Box::pin(csi::server::run(config, stop)).await,
+    let trouble = match cli.command {
+        Command::Node(config) => {
+            Box::pin(csi::server::run(*config, stop)).await.err().map(|error| proto::status::message(&error))
+        }
+        Command::Controller(config) => {
+            csi::csi::controller::run(config, stop).await.err().map(|error| proto::status::message(&error))
+        }
     };
-    Ok(match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{}", proto::status::message(&error));
+    Ok(match trouble {
+        None => ExitCode::SUCCESS,
+        Some(trouble) => {
+            tracing::error!("{trouble}");
             ExitCode::FAILURE
         }
     })

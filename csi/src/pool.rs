@@ -192,6 +192,11 @@ impl Pool {
             .collect())
     }
 
+    /// Tells if a mount shows `path` (from the pool's root), or something below it.
+    pub fn shows(&self, mount: &crate::mounts::Mount, path: &str) -> bool {
+        mount.device == self.0.device && mount.root.starts_with(self.0.inside.join(path))
+    }
+
     /// Refuses new things while the pool is too full to be sure that they can be finished, or deleted again.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cas::Store;
 use cas::objects::{StoreUrl, probe};
 use proto::files::files_server::FilesServer;
+use proto::node::groups_server::GroupsServer;
 use proto::node::node_server::NodeServer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -74,8 +75,13 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, stop: CancellationTok
     let limit = proto::client::MAX_MESSAGE_BYTES;
     let routes = tonic::transport::Server::builder()
         .add_service(NodeServer::new(NodeService::new(Arc::clone(&node))).max_decoding_message_size(limit))
+        .add_service(GroupsServer::new(NodeService::new(Arc::clone(&node))).max_decoding_message_size(limit))
         .add_service(FilesServer::new(FilesService::new(Arc::clone(&node))).max_decoding_message_size(limit));
     node.spawn_loops();
+    crate::csi::serve::node(&node, &stop).map_err(|error| Error::Io {
+        doing: "making the CSI socket",
+        source: std::io::Error::other(error),
+    })?;
     if let Some(hub) = node.config().hub.clone()
         && node.require_own_store().is_ok()
     {

@@ -35,6 +35,11 @@ impl NodeService {
     pub fn new(node: Arc<Node>) -> Self {
         Self(node)
     }
+
+    /// The node.
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.0
+    }
 }
 
 fn id(text: &str) -> Result<VolumeId, InvalidField> {

@@ -95,7 +95,7 @@ impl SyncQueue {
     }
 
     /// The snapshot is about to be taken: whoever comes now waits for the next sync.
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         *self.waiting.lock().expect("no code panics while it holds this lock") = None;
     }
 }
@@ -165,14 +165,11 @@ impl Node {
         request: &SyncRequest,
         release: bool,
     ) -> Result<Synced, Error> {
-        let started = Instant::now();
-        let session = self.session()?;
         if !volume.facts().unsettled.is_empty() {
             // A write that was sent may have happened. What follows must know.
             self.settle_locked(volume).await?;
         }
-        let claim = volume.claim(session.id())?;
-        let operation = session.begin()?;
+        volume.claim(self.session()?.id())?;
         volume.syncs.close();
         let id = volume.id.clone();
         let (live, taken) = self
@@ -182,9 +179,28 @@ impl Node {
                 Ok((local::marks(&live)?, local::take(root, &id, &live)?))
             })
             .await?;
-        let sync =
-            Sync { node: self, volume, operation: &operation, claim: &claim, request, release, started };
-        let result = sync.publish(&live, &taken).await;
+        self.sync_taken(volume, request, release, &live, &taken).await
+    }
+
+    /// Publishes a snapshot that was just taken of live, by a caller that has the volume's lock.
+    pub(crate) async fn sync_taken(
+        self: &Arc<Self>,
+        volume: &Arc<Volume>,
+        request: &SyncRequest,
+        release: bool,
+        live: &Marks,
+        taken: &Taken,
+    ) -> Result<Synced, Error> {
+        let started = Instant::now();
+        let publish = async {
+            let session = self.session()?;
+            let claim = volume.claim(session.id())?;
+            let operation = session.begin()?;
+            let sync =
+                Sync { node: self, volume, operation: &operation, claim: &claim, request, release, started };
+            sync.publish(live, taken).await
+        };
+        let result = Box::pin(publish).await;
         if let Err(error) = &result {
             let (id, name) = (volume.id.clone(), taken.name.clone());
             if let Err(undo) = self.pool().run(move |root| local::drop_taken(root, &id, &name)).await {

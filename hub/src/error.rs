@@ -86,6 +86,12 @@ pub enum Error {
         /// What it is.
         found: String,
     },
+    /// Volumes that are to be sealed at one moment are on several nodes.
+    #[error("the volumes are on {nodes}; only those of one node can be cut at one moment")]
+    GroupApart {
+        /// Which nodes.
+        nodes: String,
+    },
     /// Another operation holds the volume.
     #[error("{volume} is {operation}; try again later")]
     Busy {
@@ -281,6 +287,7 @@ impl Classify for Error {
             | Self::EmptyTemplate { .. }
             | Self::NoVersion { .. }
             | Self::AttributeDiffers { .. }
+            | Self::GroupApart { .. }
             | Self::OwnerDead { .. }
             | Self::NotAVolume { .. }
             | Self::Fenced { .. }

@@ -11,6 +11,7 @@ pub mod create;
 pub mod ensure;
 pub mod error;
 pub mod flight;
+pub mod group;
 pub mod liveness;
 pub mod nodes;
 pub mod order;

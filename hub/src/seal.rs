@@ -38,7 +38,7 @@ pub async fn seal(hub: &Arc<Hub>, new: NewSeal) -> Result<VolumeId, Error> {
     Ok(id)
 }
 
-async fn make(hub: &Hub, id: &VolumeId, new: NewSeal) -> Result<(), Error> {
+pub(crate) async fn make(hub: &Hub, id: &VolumeId, new: NewSeal) -> Result<(), Error> {
     if let Some(record) = hub.catalog.read(id).await? {
         let source = record.origin.as_ref().map(|origin| &origin.volume);
         if source.is_some_and(|source| *source != new.source) {

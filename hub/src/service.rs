@@ -17,6 +17,7 @@ use crate::core::{Hub, candidates};
 use crate::create::{Limit, NewVolume, Point, Source, create, with_name};
 use crate::error::Error;
 use crate::flight::Operation;
+use crate::group::{NewGroup, seal_group};
 use crate::liveness::Liveness;
 use crate::seal::{NewSeal, seal};
 use crate::unique::{UniqueName, living, request};
@@ -387,6 +388,25 @@ impl Service for HubService {
         Ok(Response::new(self.hub.describe(&sealed).await?))
     }
 
+    async fn seal_group(&self, request: Request<api::SealGroupRequest>) -> Answer<api::SealGroupResponse> {
+        let asked = request.into_inner();
+        let kind = view::record_kind(asked.kind(), RecordKind::Snapshot);
+        if asked.unique_name.is_empty() || !kind.is_sealed() {
+            return Err(Error::from(InvalidField::Missing { field: "unique_name" }).into());
+        }
+        let mut volumes = Vec::with_capacity(asked.volume_ids.len());
+        for volume in &asked.volume_ids {
+            volumes.push(self.find(volume).await?);
+        }
+        let attributes = asked.attributes.into_iter().collect();
+        let new = NewGroup { volumes, name: asked.unique_name, kind, attributes };
+        let mut sealed = Vec::new();
+        for id in seal_group(&self.hub, new).await? {
+            sealed.push(self.hub.describe(&id).await?);
+        }
+        Ok(Response::new(api::SealGroupResponse { sealed }))
+    }
+
     async fn set_quota(&self, request: Request<api::SetQuotaRequest>) -> Answer<api::Volume> {
         let asked = request.into_inner();
         let volume = self.find(&asked.volume_id).await?;
@@ -413,7 +433,9 @@ fn asked_for(record: &Record, request: &api::ListVolumesRequest) -> bool {
     let kind = request.kind();
     let attribute = || record.attributes.get(&request.attribute);
     let value = &request.attribute_value;
-    (kind == wire::RecordKind::Unspecified || kind == view::wire_kind(record.kind))
+    let origin = record.origin.as_ref().map_or("", |origin| origin.volume.as_str());
+    (request.origin_volume_id.is_empty() || request.origin_volume_id == origin)
+        && (kind == wire::RecordKind::Unspecified || kind == view::wire_kind(record.kind))
         && (request.attribute.is_empty()
             || attribute().is_some_and(|found| value.is_empty() || found == value))
 }

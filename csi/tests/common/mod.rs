@@ -74,7 +74,8 @@ impl TestPool {
         arguments.extend(["--sync-interval", "0s", "--listen", "127.0.0.1:0"]);
         arguments.extend(more);
         match Cli::parse_from(arguments).command {
-            Run::Node(config) => config,
+            Run::Node(config) => *config,
+            Run::Controller(_) => unreachable!("the arguments say node"),
         }
     }
 
