@@ -1,0 +1,296 @@
+//! Dying at every call to the store, before and after it happens, in each operation; then a new life on the same pool.
+//! Nothing that was answered is lost, nothing half-made is left, and the same request again ends well.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cas::Store;
+use cas::objects::{Fault, FaultStore, crashes};
+use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request};
+use csi::node::Node;
+use csi::restore::Wanted;
+use csi::sync::SyncRequest;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use types::Change;
+
+/// One life of the process: whatever it still does at its end stops there.
+fn life<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let result = runtime.block_on(work);
+    // Calls into the kernel end by themselves, as they would after a kill.
+    runtime.shutdown_timeout(Duration::from_secs(20));
+    result
+}
+
+struct World {
+    pool: TestPool,
+    store: Store,
+    faults: Arc<FaultStore>,
+    /// What the volume's tree is when nothing more is written.
+    copy: tempfile::TempDir,
+}
+
+type Operation = fn(Arc<Node>, String) -> BoxFuture<'static, ()>;
+type Check = fn(&World, Arc<Node>, String) -> BoxFuture<'_, ()>;
+
+impl World {
+    fn new() -> Self {
+        let (store, faults) = life(common::store());
+        Self { pool: TestPool::new("node-a"), store, faults, copy: tempfile::tempdir().unwrap() }
+    }
+
+    /// A volume with a durable version and something written after it.
+    async fn prepare(&self, node: &Arc<Node>, name: &str) {
+        node.create(request(name)).await.unwrap();
+        let path = live(node, name);
+        fill(&path);
+        node.sync(&id(name), SyncRequest::plain()).await.unwrap();
+        std::fs::write(path.join("README"), "changed after the sync\n").unwrap();
+        std::fs::remove_file(path.join("src/deep/file-7")).unwrap();
+        self.remember(&path);
+    }
+
+    fn remember(&self, path: &Path) {
+        let status = std::process::Command::new("rsync")
+            .args(["-aHAXS", "--delete"])
+            .arg(format!("{}/", path.display()))
+            .arg(format!("{}/", self.copy.path().display()))
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    fn assert_same(&self, node: &Node, name: &str) {
+        let different = differences(self.copy.path(), &live(node, name));
+        assert_eq!(different, "", "{name}");
+    }
+
+    /// Gives the volume up and takes it again, so that what is compared came from the store.
+    async fn assert_durable(&self, node: &Arc<Node>, name: &str) {
+        node.release(&id(name), false).await.unwrap();
+        node.acquire(&id(name), false).await.unwrap();
+        self.assert_same(node, name);
+    }
+
+    /// Dies at each call of `operation`, then lives again and checks.
+    fn enumerate(&self, what: &str, prepare: Operation, operation: Operation, check: Check) {
+        let calls = life(async {
+            let node = self.pool.start(&self.store).await;
+            let name = format!("{what}-dry");
+            self.prepare(&node, &name).await;
+            prepare(Arc::clone(&node), name.clone()).await;
+            self.faults.reset();
+            operation(Arc::clone(&node), name.clone()).await;
+            let calls = self.faults.counts().calls();
+            check(self, node, name).await;
+            calls
+        });
+        let mut died = 0;
+        for (index, fault) in crashes(calls) {
+            let name =
+                format!("{what}-{index}-{}", if fault == Fault::DieBefore { "before" } else { "after" });
+            died += u64::from(life(async {
+                let node = self.pool.start(&self.store).await;
+                self.prepare(&node, &name).await;
+                prepare(Arc::clone(&node), name.clone()).await;
+                self.faults.reset();
+                self.faults.at_call(index, fault);
+                let work = tokio::spawn(operation(Arc::clone(&node), name.clone()));
+                self.faults.until_death(work).await.is_none()
+            }));
+            self.faults.heal();
+            self.faults.revive();
+            life(async {
+                let node = self.pool.start(&self.store).await;
+                assert!(names(node.pool().path().join("staging")).is_empty(), "{name}");
+                check(self, Arc::clone(&node), name.clone()).await;
+                assert!(names(node.pool().path().join("staging")).is_empty(), "{name}");
+                let left = names(node.pool().path().join("volumes").join(&name));
+                assert!(left.is_empty() || left == ["about", "base", "data", "snap"], "{name}: {left:?}");
+                // The next point begins with an empty pool.
+                for volume in node.volumes().all() {
+                    node.delete(&volume.id).await.unwrap();
+                }
+            });
+        }
+        assert!(died >= calls, "{what}: died {died} times at {calls} calls");
+        eprintln!("{what}: {calls} calls, died {died} times");
+    }
+}
+
+fn nothing(_: Arc<Node>, _: String) -> BoxFuture<'static, ()> {
+    async {}.boxed()
+}
+
+#[test]
+fn a_kill_inside_a_sync_loses_nothing() {
+    if !has_btrfs() {
+        return;
+    }
+    World::new().enumerate(
+        "sync",
+        nothing,
+        |node, name| async move { drop(node.sync(&id(&name), SyncRequest::plain()).await) }.boxed(),
+        |world, node, name| {
+            async move {
+                world.assert_same(&node, &name);
+                node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
+                world.assert_durable(&node, &name).await;
+            }
+            .boxed()
+        },
+    );
+}
+
+#[test]
+fn a_kill_inside_a_create_or_fork_leaves_nothing_half_made() {
+    if !has_btrfs() {
+        return;
+    }
+    let world = World::new();
+    world.enumerate(
+        "create",
+        nothing,
+        |node, name| async move { drop(node.create(request(&format!("{name}-new"))).await) }.boxed(),
+        |_, node, name| {
+            async move {
+                let new = format!("{name}-new");
+                node.create(request(&new)).await.unwrap();
+                std::fs::write(live(&node, &new).join("file"), "x").unwrap();
+                node.sync(&id(&new), SyncRequest::plain()).await.unwrap();
+                assert!(!node.create(request(&new)).await.unwrap().is_made());
+            }
+            .boxed()
+        },
+    );
+    world.enumerate(
+        "fork",
+        |node, name| async move { drop(node.sync(&id(&name), SyncRequest::plain()).await.unwrap()) }.boxed(),
+        |node, name| {
+            async move {
+                let version = head(&node.volumes().get(&id(&name)).unwrap());
+                drop(node.create(fork(&format!("{name}-fork"), &name, version)).await);
+            }
+            .boxed()
+        },
+        |world, node, name| {
+            async move {
+                let version = head(&node.volumes().get(&id(&name)).unwrap());
+                let new = format!("{name}-fork");
+                node.create(fork(&new, &name, version)).await.unwrap();
+                world.assert_same(&node, &new);
+                world.assert_durable(&node, &new).await;
+            }
+            .boxed()
+        },
+    );
+}
+
+#[test]
+fn a_kill_inside_a_release_or_acquire_keeps_one_owner_and_every_byte() {
+    if !has_btrfs() {
+        return;
+    }
+    let world = World::new();
+    world.enumerate(
+        "release",
+        nothing,
+        |node, name| async move { drop(node.release(&id(&name), false).await) }.boxed(),
+        |world, node, name| {
+            async move {
+                node.acquire(&id(&name), false).await.unwrap();
+                world.assert_same(&node, &name);
+                world.assert_durable(&node, &name).await;
+            }
+            .boxed()
+        },
+    );
+    world.enumerate(
+        "acquire",
+        |node, name| async move { drop(node.release(&id(&name), false).await.unwrap()) }.boxed(),
+        |node, name| async move { drop(node.acquire(&id(&name), false).await) }.boxed(),
+        |world, node, name| {
+            async move {
+                node.acquire(&id(&name), false).await.unwrap();
+                world.assert_same(&node, &name);
+            }
+            .boxed()
+        },
+    );
+}
+
+#[test]
+fn a_kill_inside_a_restore_ends_in_one_of_the_two_trees() {
+    if !has_btrfs() {
+        return;
+    }
+    async fn first(node: &Node, name: &str) -> Wanted {
+        let record = cas::record::get(node.store(), &id(name)).await.unwrap().value;
+        Wanted::Entry(record.entries[1].id)
+    }
+    World::new().enumerate(
+        "restore",
+        |node, name| {
+            async move {
+                node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
+                // The newest state is not durable yet: a restore has to make it so first.
+                std::fs::write(live(&node, &name).join("late"), "x").unwrap();
+            }
+            .boxed()
+        },
+        |node, name| {
+            async move {
+                let wanted = first(&node, &name).await;
+                drop(node.restore(&id(&name), wanted).await);
+            }
+            .boxed()
+        },
+        |_, node, name| {
+            async move {
+                let path = live(&node, &name);
+                let readme = std::fs::read_to_string(path.join("README")).unwrap();
+                assert_eq!(readme == "hello\n", !path.join("late").exists(), "one of the two, not a mixture");
+                let wanted = first(&node, &name).await;
+                let restored = node.restore(&id(&name), wanted).await.unwrap();
+                assert_eq!(std::fs::read_to_string(path.join("README")).unwrap(), "hello\n");
+                assert!(path.join("src/deep/file-7").exists());
+                // What was there before can be had back.
+                let record = cas::record::get(node.store(), &id(&name)).await.unwrap().value;
+                let mut found = false;
+                for branch in record.branches.values() {
+                    let tree = record.entry(branch).unwrap().heads.values().next().unwrap();
+                    let late = types::VolumePath::parse("late").unwrap();
+                    found |= node.reader().stat(tree, &late).await.unwrap().is_some();
+                }
+                assert!(found, "{restored:?}");
+                node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
+            }
+            .boxed()
+        },
+    );
+}
+
+#[test]
+fn a_kill_inside_a_delete_is_finished_by_the_next_one() {
+    if !has_btrfs() {
+        return;
+    }
+    World::new().enumerate(
+        "delete",
+        nothing,
+        |node, name| async move { drop(node.delete(&id(&name)).await) }.boxed(),
+        |_, node, name| {
+            async move {
+                node.delete(&id(&name)).await.unwrap();
+                assert_eq!(node.delete(&id(&name)).await.unwrap(), Change::Already(()));
+                assert!(names(node.pool().path().join("volumes").join(&name)).is_empty());
+            }
+            .boxed()
+        },
+    );
+}
