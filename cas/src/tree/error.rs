@@ -110,6 +110,15 @@ pub enum TreeError {
         location: Location,
     },
 
+    /// A file's bytes in its directory's node are not those that its id says.
+    #[error("{} in its directory's node is damaged: its content is not {content}", show(path))]
+    DamagedInline {
+        /// The file.
+        path: Vec<u8>,
+        /// What it should be.
+        content: ContentId,
+    },
+
     /// A node or manifest is sound but not the one that was asked for.
     #[error("{location} holds {found}, not {expected}")]
     WrongTree {
@@ -202,6 +211,7 @@ impl Classify for TreeError {
             | Self::DamagedPack { .. }
             | Self::MissingPack { .. }
             | Self::DamagedFile { .. }
+            | Self::DamagedInline { .. }
             | Self::WrongTree { .. }
             | Self::BadLink { .. } => Kind::DataLoss,
             Self::NotFound { .. } => Kind::NotFound,

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use types::{PackId, VersionId};
+use types::{ContentId, PackId, VersionId};
 
 use super::cache::Cache;
 use super::codec::Malformed;
 use super::error::TreeError;
+use super::filemap::{self, Cell, PageRef};
 use super::frame::{Decompressor, FrameKind};
 use super::location::{Extent, Location, VersionRef};
 use super::manifest::Manifest;
-use super::stored::StoredNode;
+use super::stored::{MapPlace, StoredNode};
 use crate::keys;
 use crate::objects::{ObjectError, Objects};
 
@@ -136,4 +137,57 @@ fn open(location: &Location, stored: &[u8], kind: FrameKind) -> Result<Bytes, Tr
         .open(location, stored)
         .map_err(|source| TreeError::Damaged { location: location.clone(), source })?;
     if found == kind { Ok(Bytes::from(raw)) } else { Err(damaged(location, "a frame is of another kind")) }
+}
+
+/// Pages of a large file's map.
+impl Fetch {
+    /// Reads which pages a map has, and proves that they make the file that was asked for. A map of one page is that
+    /// page; its cells prove it.
+    pub(crate) async fn pages(
+        &self,
+        map: &MapPlace<Extent>,
+        size: u64,
+        content: ContentId,
+    ) -> Result<Vec<PageRef<Extent>>, TreeError> {
+        if filemap::pieces(size, filemap::page_log2(map.cell_log2)) == 1 {
+            return Ok(vec![PageRef { chaining: [0; 32], place: Some(map.root.clone()) }]);
+        }
+        let first = &map.root.frames[0];
+        let own = if map.root.frames.len() == 1 { Some(first) } else { None };
+        let pages = filemap::decode_pages(&self.extent(&map.root).await?, size, map.cell_log2, own)
+            .map_err(|source| TreeError::Damaged { location: first.clone(), source })?;
+        let values: Vec<_> = pages.iter().map(|page| page.chaining).collect();
+        if filemap::root_hash(&values) != Some(content) {
+            return Err(damaged(first, "a map is not of the file that names it"));
+        }
+        Ok(pages)
+    }
+
+    /// Reads the cells of the page `number` of `pages`, and proves them.
+    pub(crate) async fn cells(
+        &self,
+        map: &MapPlace<Extent>,
+        size: u64,
+        content: ContentId,
+        pages: &[PageRef<Extent>],
+        number: usize,
+    ) -> Result<Vec<Cell>, TreeError> {
+        let start = (number as u64) << filemap::page_log2(map.cell_log2);
+        let left = size.saturating_sub(start).min(1 << filemap::page_log2(map.cell_log2));
+        let page = &pages[number];
+        let Some(place) = &page.place else {
+            // All zeros. Their chaining values are in the page's, which the map proved.
+            let count = filemap::pieces(left, u32::from(map.cell_log2));
+            return Ok((0..count).map(|_| Cell { chaining: [0; 32], place: None }).collect());
+        };
+        let first = &place.frames[0];
+        let cells = filemap::decode_cells(&self.extent(place).await?, left, map.cell_log2)
+            .map_err(|source| TreeError::Damaged { location: first.clone(), source })?;
+        let values: Vec<_> = cells.iter().map(|cell| cell.chaining).collect();
+        let proved = match pages {
+            [_] => filemap::root_hash(&values) == Some(content),
+            _ => filemap::fold(&values) == Some(page.chaining),
+        };
+        if proved { Ok(cells) } else { Err(damaged(first, "a page is not of the map that names it")) }
+    }
 }

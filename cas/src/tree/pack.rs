@@ -48,6 +48,16 @@ impl PackBuilder {
         self.bytes.len() + stored + 36 + (self.frames.len() + 1) * LINE_LEN + TRAILER_LEN
     }
 
+    /// Tells if it has no frame.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// How long the pack is when it is finished.
+    pub(crate) fn final_len(&self) -> u64 {
+        (self.bytes.len() + 36 + self.frames.len() * LINE_LEN + TRAILER_LEN) as u64
+    }
+
     /// Appends a frame; returns where it begins.
     pub(crate) fn push(&mut self, frame: &Frame) -> u32 {
         let offset = u32::try_from(self.bytes.len()).expect("a pack is shorter than PACK_MAX");

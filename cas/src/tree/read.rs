@@ -1,5 +1,6 @@
 //! Reading parts of a version straight from the store.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,10 +9,13 @@ use types::{ContentId, VolumePath};
 
 use super::cache::Cache;
 use super::error::TreeError;
-use super::fetch::Fetch;
-use super::location::VersionRef;
+use super::fetch::{Fetch, damaged};
+use super::filemap;
+use super::frame::FrameKind;
+use super::location::{Extent, VersionRef};
 use super::manifest::Manifest;
-use super::node::Metadata;
+use super::node::{Entry, Item, Metadata};
+use super::stored::{Data, MapPlace, Place, StoredNode};
 use crate::Store;
 
 /// What a path in a version stands for.
@@ -94,8 +98,11 @@ impl Reader {
 
     /// Finds a path. `None`: there is none; an error: it could not be told.
     pub async fn stat(&self, tree: &VersionRef, path: &VolumePath) -> Result<Option<Found>, TreeError> {
-        let _ = (tree, path);
-        Err(TreeError::Stopped("stat is not built yet"))
+        match self.find(tree, path).await? {
+            None => Ok(None),
+            Some(Spot::Root(node)) => Ok(Some(found_dir(Vec::new(), &node))),
+            Some(Spot::Entry(node, number)) => self.found(tree, &node, number).await.map(Some),
+        }
     }
 
     /// Lists up to `limit` names of a directory, those after `after`.
@@ -106,19 +113,90 @@ impl Reader {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Found>, TreeError> {
-        let _ = (tree, path, after, limit);
-        Err(TreeError::Stopped("list is not built yet"))
+        let node = self.directory(tree, path).await?;
+        let first = after
+            .map_or(0, |after| node.node.entries.partition_point(|entry| entry.name.as_slice() <= after));
+        let mut listed = Vec::new();
+        for number in first..node.node.entries.len().min(first.saturating_add(limit)) {
+            listed.push(self.found(tree, &node, number).await?);
+        }
+        Ok(listed)
     }
 
-    /// Reads a range of a file, cut at its end. Only the frames that hold it are fetched.
+    /// Reads a range of a file, cut at its end. Only the frames that hold it are fetched, and each byte is proved.
     pub async fn read(
         &self,
         tree: &VersionRef,
         path: &VolumePath,
         range: Range<u64>,
     ) -> Result<Bytes, TreeError> {
-        let _ = (tree, path, range);
-        Err(TreeError::Stopped("read is not built yet"))
+        let not_a_file = || TreeError::WrongKind { path: path.clone(), expected: "file" };
+        let (node, number) = match self.find(tree, path).await? {
+            None => return Err(TreeError::NotFound { path: path.clone(), version: tree.version }),
+            Some(Spot::Root(_)) => return Err(not_a_file()),
+            Some(Spot::Entry(node, number)) => self.first_name(tree, node, number).await?,
+        };
+        let Item::File { size, content, .. } = &node.node.entries[number].item else {
+            return Err(not_a_file());
+        };
+        let end = range.end.min(*size);
+        let start = range.start.min(end);
+        let cut = |bytes: &Bytes, base: u64| {
+            let from = usize::try_from(base + start).expect("a place in memory");
+            let to = usize::try_from(base + end).expect("a place in memory");
+            bytes.slice(from..to)
+        };
+        match &node.places[number].data {
+            Data::Inline(bytes) => Ok(cut(&Bytes::copy_from_slice(bytes), 0)),
+            Data::Slice { frame, offset } => {
+                Ok(cut(&self.fetch.frame(frame, FrameKind::Data).await?, u64::from(*offset)))
+            }
+            Data::Map(map) => self.read_cells(map, *size, *content, start..end).await,
+            Data::Nothing | Data::Directory(_) => Err(not_a_file()),
+        }
+    }
+
+    async fn read_cells(
+        &self,
+        map: &MapPlace<Extent>,
+        size: u64,
+        content: ContentId,
+        range: Range<u64>,
+    ) -> Result<Bytes, TreeError> {
+        let mut out = Vec::new();
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let pages = self.fetch.pages(map, size, content).await?;
+        let page_log2 = filemap::page_log2(map.cell_log2);
+        for page in (range.start >> page_log2)..=((range.end - 1) >> page_log2) {
+            let number = usize::try_from(page).expect("as many pages as are in memory");
+            let cells = self.fetch.cells(map, size, content, &pages, number).await?;
+            for (cell_number, cell) in (0u64..).zip(&cells) {
+                let offset = (page << page_log2) + (cell_number << map.cell_log2);
+                let len = (size - offset).min(1 << map.cell_log2);
+                let (from, to) = (range.start.max(offset), range.end.min(offset + len));
+                if from >= to {
+                    continue;
+                }
+                let from = usize::try_from(from - offset).expect("inside a cell");
+                let to = usize::try_from(to - offset).expect("inside a cell");
+                let Some((frame, at)) = &cell.place else {
+                    out.resize(out.len() + (to - from), 0);
+                    continue;
+                };
+                let raw = self.fetch.frame(frame, FrameKind::Data).await?;
+                let at = *at as usize;
+                let len = usize::try_from(len).expect("a cell is short");
+                let bytes =
+                    raw.get(at..at + len).ok_or_else(|| damaged(frame, "a cell goes past its end"))?;
+                if filemap::chaining(offset, bytes) != cell.chaining {
+                    return Err(damaged(frame, "a cell is not what its map says"));
+                }
+                out.extend_from_slice(&bytes[from..to]);
+            }
+        }
+        Ok(Bytes::from(out))
     }
 
     /// Lists up to `limit` paths in which two versions differ, in tree order. Equal subtrees cost nothing.
@@ -128,7 +206,226 @@ impl Reader {
         later: &VersionRef,
         limit: usize,
     ) -> Result<Vec<Difference>, TreeError> {
-        let _ = (earlier, later, limit);
-        Err(TreeError::Stopped("diff is not built yet"))
+        let mut differences = Vec::new();
+        if earlier.version == later.version {
+            return Ok(differences);
+        }
+        let roots = (Some(self.fetch.root(earlier).await?), Some(self.fetch.root(later).await?));
+        // What is still to be looked at, the next one last: a path, and the nodes or entries on both sides.
+        let mut todo = vec![(VolumePath::ROOT, Sides::Directories(roots.0, roots.1))];
+        while let Some((path, sides)) = todo.pop() {
+            if differences.len() >= limit {
+                break;
+            }
+            let (old, new) = match sides {
+                Sides::Tell(difference) => {
+                    differences.push(difference);
+                    continue;
+                }
+                Sides::Directories(old, new) => (old, new),
+            };
+            if let (Some(old), Some(new)) = (&old, &new)
+                && old.node.meta != new.node.meta
+            {
+                differences.push(Difference::Metadata(path.clone()));
+            }
+            let mut below = Vec::new();
+            for (name, old, new) in pairs(old.as_ref(), new.as_ref()) {
+                let at = path.join(name).map_err(|_| TreeError::Unsupported {
+                    path: path.as_bytes().to_vec(),
+                    reason: "a path in it is longer than 4,095 bytes",
+                })?;
+                self.compare(&mut below, at, old, new).await?;
+            }
+            todo.extend(below.into_iter().rev());
+        }
+        differences.truncate(limit);
+        Ok(differences)
     }
+
+    async fn compare(
+        &self,
+        below: &mut Vec<(VolumePath, Sides)>,
+        path: VolumePath,
+        old: Side<'_>,
+        new: Side<'_>,
+    ) -> Result<(), TreeError> {
+        let tell = match (old.map(|side| &side.0.item), new.map(|side| &side.0.item)) {
+            (Some(old), Some(new)) if old == new => return Ok(()),
+            (Some(Item::Directory { .. }), Some(Item::Directory { .. })) => None,
+            (None, _) => Some(Difference::Added(path.clone())),
+            (_, None) => Some(Difference::Removed(path.clone())),
+            (Some(old), Some(new)) if same_but_metadata(old, new) => Some(Difference::Metadata(path.clone())),
+            (Some(_), Some(_)) => Some(Difference::Modified(path.clone())),
+        };
+        below.extend(tell.map(|difference| (path.clone(), Sides::Tell(difference))));
+        let old = self.side_node(old).await?;
+        let new = self.side_node(new).await?;
+        if old.is_some() || new.is_some() {
+            below.push((path, Sides::Directories(old, new)));
+        }
+        Ok(())
+    }
+
+    async fn side_node(&self, side: Side<'_>) -> Result<Option<Arc<StoredNode>>, TreeError> {
+        match side {
+            Some((
+                Entry { item: Item::Directory { id }, .. },
+                Place { data: Data::Directory(extent), .. },
+            )) => self.fetch.node(extent, *id).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Finds a path's place in the tree.
+    pub(crate) async fn find(&self, tree: &VersionRef, path: &VolumePath) -> Result<Option<Spot>, TreeError> {
+        let mut spot = Spot::Root(self.fetch.root(tree).await?);
+        for name in path.segments() {
+            let node = match &spot {
+                Spot::Root(node) => Arc::clone(node),
+                Spot::Entry(node, number) => match self.below(node, *number).await? {
+                    Some(node) => node,
+                    None => return Ok(None),
+                },
+            };
+            let Some(number) = node.node.position(name) else { return Ok(None) };
+            spot = Spot::Entry(node, number);
+        }
+        Ok(Some(spot))
+    }
+
+    /// Reads the node behind an entry; `None` if that is not a directory.
+    async fn below(&self, node: &StoredNode, number: usize) -> Result<Option<Arc<StoredNode>>, TreeError> {
+        self.side_node(Some((&node.node.entries[number], &node.places[number]))).await
+    }
+
+    /// Reads the node of a directory.
+    pub(crate) async fn directory(
+        &self,
+        tree: &VersionRef,
+        path: &VolumePath,
+    ) -> Result<Arc<StoredNode>, TreeError> {
+        match self.find(tree, path).await? {
+            None => Err(TreeError::NotFound { path: path.clone(), version: tree.version }),
+            Some(Spot::Root(node)) => Ok(node),
+            Some(Spot::Entry(node, number)) => self
+                .below(&node, number)
+                .await?
+                .ok_or_else(|| TreeError::WrongKind { path: path.clone(), expected: "directory" }),
+        }
+    }
+
+    /// Follows a later name to the first.
+    async fn first_name(
+        &self,
+        tree: &VersionRef,
+        node: Arc<StoredNode>,
+        number: usize,
+    ) -> Result<(Arc<StoredNode>, usize), TreeError> {
+        let Entry { name, item: Item::HardLink { first } } = &node.node.entries[number] else {
+            return Ok((node, number));
+        };
+        let bad = || TreeError::BadLink { path: name.clone(), first: first.clone() };
+        let path = VolumePath::parse(first).map_err(|_| bad())?;
+        match self.find(tree, &path).await? {
+            Some(Spot::Entry(node, number))
+                if !matches!(
+                    node.node.entries[number].item,
+                    Item::HardLink { .. } | Item::Directory { .. }
+                ) =>
+            {
+                Ok((node, number))
+            }
+            _ => Err(bad()),
+        }
+    }
+
+    async fn found(
+        &self,
+        tree: &VersionRef,
+        node: &Arc<StoredNode>,
+        number: usize,
+    ) -> Result<Found, TreeError> {
+        let name = node.node.entries[number].name.clone();
+        if let Some(below) = self.below(node, number).await? {
+            return Ok(found_dir(name, &below));
+        }
+        let first = match &node.node.entries[number].item {
+            Item::HardLink { first } => VolumePath::parse(first).ok(),
+            _ => None,
+        };
+        let (node, number) = self.first_name(tree, Arc::clone(node), number).await?;
+        let item = &node.node.entries[number].item;
+        let kind = match item {
+            Item::File { size, content, .. } => FoundKind::File { size: *size, content: *content },
+            Item::Symlink { target, .. } => FoundKind::Symlink { target: target.clone() },
+            Item::Fifo { .. } => FoundKind::Fifo,
+            Item::Socket { .. } => FoundKind::Socket,
+            Item::Device { block, major, minor, .. } => {
+                FoundKind::Device { block: *block, major: *major, minor: *minor }
+            }
+            Item::Directory { .. } | Item::HardLink { .. } => unreachable!("both were followed above"),
+        };
+        let meta = item.meta().cloned().unwrap_or_default();
+        Ok(Found { name, kind, meta, first })
+    }
+}
+
+/// A place in a tree.
+#[derive(Debug, Clone)]
+pub(crate) enum Spot {
+    Root(Arc<StoredNode>),
+    Entry(Arc<StoredNode>, usize),
+}
+
+/// An entry of one of two directories that are compared.
+pub(crate) type Side<'a> = Option<(&'a Entry, &'a Place<Extent>)>;
+
+#[derive(Debug)]
+enum Sides {
+    Tell(Difference),
+    Directories(Option<Arc<StoredNode>>, Option<Arc<StoredNode>>),
+}
+
+/// Pairs the names of two directories, in order.
+pub(crate) fn pairs<'a>(
+    old: Option<&'a Arc<StoredNode>>,
+    new: Option<&'a Arc<StoredNode>>,
+) -> Vec<(&'a [u8], Side<'a>, Side<'a>)> {
+    let sides = |node: Option<&'a Arc<StoredNode>>| {
+        node.into_iter().flat_map(|node| node.node.entries.iter().zip(&node.places)).peekable()
+    };
+    let (mut old, mut new) = (sides(old), sides(new));
+    let mut paired = Vec::new();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return paired,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.name.cmp(&new.name),
+        };
+        let left = if order.is_le() { old.next() } else { None };
+        let right = if order.is_ge() { new.next() } else { None };
+        let name = left.or(right).map_or(&b""[..], |(entry, _)| &entry.name);
+        paired.push((name, left, right));
+    }
+}
+
+/// Tells if two entries are the same but for their metadata.
+pub(crate) fn same_but_metadata(old: &Item, new: &Item) -> bool {
+    let mut old = old.clone();
+    match (&mut old, new) {
+        (Item::File { meta, .. }, Item::File { meta: other, .. })
+        | (Item::Symlink { meta, .. }, Item::Symlink { meta: other, .. })
+        | (Item::Fifo { meta }, Item::Fifo { meta: other })
+        | (Item::Socket { meta }, Item::Socket { meta: other })
+        | (Item::Device { meta, .. }, Item::Device { meta: other, .. }) => meta.clone_from(other),
+        _ => {}
+    }
+    &old == new
+}
+
+fn found_dir(name: Vec<u8>, node: &StoredNode) -> Found {
+    let kind = FoundKind::Directory { entries: node.node.entries.len() as u64 };
+    Found { name, kind, meta: node.node.meta.clone(), first: None }
 }

@@ -1,16 +1,48 @@
 //! Putting a directory into the store.
 
+mod batch;
+mod build;
+mod frames;
+mod increment;
+mod line;
+mod links;
+mod packs;
+mod relink;
+mod scan;
+
+use std::collections::HashMap;
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
-use types::Domain;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use types::{Domain, PackId};
 
+use self::batch::{Batch, Shop, Worker};
+pub(in crate::tree) use self::batch::{is_zero, join};
+use self::build::{Builder, Made};
+use self::increment::{Increment, Past};
+use self::line::Line;
+use self::links::Links;
+use self::packs::Packs;
+use self::relink::relink;
+use self::scan::{Cutter, Scanner};
 use super::cache::Cache;
 use super::changes::Changes;
 use super::error::TreeError;
+use super::fetch::Fetch;
 use super::location::VersionRef;
-use crate::{Session, Store};
+use super::manifest::Manifest;
+use super::stored::Totals;
+use crate::{Session, Store, blocking};
+
+/// Batches on the line for each worker, each at most about 1 MiB of plain bytes.
+const LINE_FOR_A_WORKER: usize = 8;
 
 /// How a tree is written.
 #[derive(Debug, Clone)]
@@ -27,7 +59,7 @@ pub struct WriteOptions {
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { zstd_level: 3, pack_bytes: 16 << 20, workers: crate::blocking::parallelism(), uploads: 4 }
+        Self { zstd_level: 3, pack_bytes: 16 << 20, workers: blocking::parallelism(), uploads: 4 }
     }
 }
 
@@ -98,7 +130,178 @@ impl Writer {
     /// written. The caller holds a session's operation from before this call until a record names the version.
     /// A directory that is written to meanwhile is an error: put a read-only snapshot.
     pub async fn put(&self, root: OwnedFd, parent: Option<Parent>) -> Result<Written, TreeError> {
-        let _ = (root, parent, &self.store, &self.session, &self.cache);
-        Err(TreeError::Stopped("put is not built yet"))
+        let (sender, mut packs) = mpsc::channel(1);
+        let shop = Shop {
+            root,
+            packs: Arc::new(Packs::new(
+                self.session.clone(),
+                self.domain.clone(),
+                Handle::current(),
+                sender,
+                self.options.pack_bytes,
+            )),
+            known: Mutex::default(),
+            zstd_level: self.options.zstd_level,
+        };
+        let fetch = Fetch { objects: Arc::clone(self.store.objects()), cache: Arc::clone(&self.cache) };
+        let job =
+            Put { shop, fetch, parent, workers: self.options.workers.max(1), runtime: Handle::current() };
+        let mut work = tokio::spawn(blocking::run(move || job.run()));
+        let mut uploads = FuturesUnordered::new();
+        let (mut bytes_uploaded, mut objects_written) = (0, 0);
+        let mut made: Option<Result<Done, TreeError>> = None;
+        loop {
+            tokio::select! {
+                biased;
+                Some(sent) = uploads.next(), if !uploads.is_empty() => {
+                    let sent: Result<u64, crate::Error> = sent;
+                    match sent {
+                        Ok(bytes) => (bytes_uploaded, objects_written) = (bytes_uploaded + bytes, objects_written + 1),
+                        Err(error) => {
+                            // The work finds the way to the store closed, and ends.
+                            drop(packs);
+                            let _stopped = work.await;
+                            return Err(error.into());
+                        }
+                    }
+                }
+                Some((id, bytes)) = packs.recv(), if uploads.len() < self.options.uploads.max(1) => {
+                    let bytes: Bytes = bytes;
+                    let id: Arc<PackId> = id;
+                    uploads.push(async move {
+                        let len = bytes.len() as u64;
+                        self.session.put_pack(&id, bytes).await.map(|_| len)
+                    });
+                }
+                done = &mut work, if made.is_none() => {
+                    made = Some(done.unwrap_or(Err(TreeError::Stopped("a thread of it panicked"))));
+                }
+                else => break,
+            }
+        }
+        let Done { tree, totals, changed, files_changed, full_scan } =
+            made.unwrap_or(Err(TreeError::Stopped("its thread went away")))?;
+        let Totals { files, bytes, .. } = totals;
+        Ok(Written { tree, changed, files_changed, files, bytes, bytes_uploaded, objects_written, full_scan })
     }
+}
+
+/// What the threads of a put made.
+#[derive(Debug)]
+struct Done {
+    tree: VersionRef,
+    totals: Totals,
+    changed: bool,
+    files_changed: u64,
+    full_scan: bool,
+}
+
+/// The work of one put, away from the runtime.
+#[derive(Debug)]
+struct Put {
+    shop: Shop,
+    fetch: Fetch,
+    parent: Option<Parent>,
+    workers: usize,
+    runtime: Handle,
+}
+
+impl Put {
+    fn run(self) -> Result<Done, TreeError> {
+        let line = Line::new(self.workers * LINE_FOR_A_WORKER);
+        let parent = match &self.parent {
+            Some(parent) => Some(self.runtime.block_on(self.fetch.manifest(&parent.tree))?),
+            None => None,
+        };
+        if let (Some(Parent { tree, changes }), Some(manifest)) = (&self.parent, &parent)
+            && changes.root.is_empty()
+            && changes.links.is_empty()
+        {
+            let (tree, totals) = (tree.clone(), manifest.totals);
+            return Ok(Done { tree, totals, changed: false, files_changed: 0, full_scan: false });
+        }
+        let built = thread::scope(|scope| {
+            for _ in 0..self.workers {
+                scope.spawn(|| stop_on_panic(&line, || self.work(&line)));
+            }
+            scope.spawn(|| stop_on_panic(&line, || self.scan(&line)));
+            let built = self.build(&line, parent.as_deref());
+            if built.is_err() {
+                line.fail(TreeError::Stopped("the tree could not be written"));
+            }
+            built
+        });
+        // An error of the work says more than that it stopped.
+        built.map_err(|error| {
+            if matches!(error, TreeError::Stopped(_)) { line.error().unwrap_or(error) } else { error }
+        })
+    }
+
+    fn work(&self, line: &Line<Batch>) -> Result<(), TreeError> {
+        let mut worker = Worker::new(&self.shop)?;
+        while let Some((number, mut batch)) = line.work() {
+            worker.work(&mut batch)?;
+            line.done(number, batch);
+        }
+        Ok(())
+    }
+
+    fn scan(&self, line: &Line<Batch>) -> Result<(), TreeError> {
+        let root = &self.shop.root;
+        let seen = Links::Seen(HashMap::new());
+        let mut scanner = Scanner { root, cutter: Cutter::new(line), links: seen };
+        match &self.parent {
+            None => {
+                scanner.walk(b"", b"")?;
+                scanner.cutter.flush()?;
+            }
+            Some(Parent { tree, changes }) => {
+                let manifest = self.runtime.block_on(self.fetch.manifest(tree))?;
+                let node = self.runtime.block_on(self.fetch.node(&manifest.root, tree.version))?;
+                let base = (node, manifest.root.clone());
+                let past = Past { fetch: &self.fetch, runtime: &self.runtime, root: base.clone() };
+                let (change, roles) = relink(&past, root.as_fd(), changes.clone())?;
+                scanner.links = Links::Told(roles);
+                let mut increment = Increment { past, scanner };
+                increment.directory(&Arc::from(&b""[..]), b"", change, base)?;
+                increment.scanner.cutter.flush()?;
+            }
+        }
+        line.close();
+        Ok(())
+    }
+
+    fn build(&self, line: &Line<Batch>, parent: Option<&Manifest>) -> Result<Done, TreeError> {
+        let mut builder = Builder::new(&self.shop.packs, self.shop.zstd_level)?;
+        while let Some(batch) = line.next()? {
+            builder.take(batch)?;
+        }
+        let full_scan = self.parent.is_none();
+        let files_changed = builder.files_changed;
+        if let (Some(Parent { tree, .. }), Some(manifest)) = (&self.parent, parent)
+            && builder.version()? == tree.version
+        {
+            let (tree, totals) = (tree.clone(), manifest.totals);
+            return Ok(Done { tree, totals, changed: false, files_changed, full_scan });
+        }
+        let Made { tree, totals } = builder.finish(parent)?;
+        Ok(Done { tree, totals, changed: true, files_changed, full_scan })
+    }
+}
+
+/// Runs a part of the work; its error or panic stops the line, so that nobody waits for it.
+fn stop_on_panic(line: &Line<Batch>, part: impl FnOnce() -> Result<(), TreeError>) {
+    struct Stop<'a>(&'a Line<Batch>, bool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            if !self.1 {
+                self.0.fail(TreeError::Stopped("a thread of it panicked"));
+            }
+        }
+    }
+    let mut stop = Stop(line, false);
+    if let Err(error) = part() {
+        line.fail(error);
+    }
+    stop.1 = true;
 }

@@ -1,7 +1,19 @@
 //! Making a version on disk.
 
-use std::os::fd::OwnedFd;
+mod difference;
+mod engine;
+mod target;
+mod walk;
+mod window;
+mod worker;
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use self::difference::Change;
+use self::target::Target;
+use self::window::Failures;
+use self::worker::{Counts, Queue, Site};
 use super::error::TreeError;
 use super::location::VersionRef;
 use super::read::Reader;
@@ -49,8 +61,15 @@ impl Reader {
         target: OwnedFd,
         options: RestoreOptions,
     ) -> Result<Restored, TreeError> {
-        let _ = (tree, target, options);
-        Err(TreeError::Stopped("restore is not built yet"))
+        let root = self.fetch.root(tree).await?;
+        let site = Site::new(Some(Target::new(target, options.owners)), None);
+        engine::run(&self.fetch, Arc::new(site), &options, move |walk| {
+            if let Some(target) = &walk.site.target {
+                target.prepare()?;
+            }
+            walk.tree(Arc::from(&b""[..]), root)
+        })
+        .await
     }
 
     /// Turns `target`, which holds exactly the version `from`, into the version `to`. Only what differs is fetched and
@@ -62,7 +81,47 @@ impl Reader {
         target: OwnedFd,
         options: RestoreOptions,
     ) -> Result<Restored, TreeError> {
-        let _ = (from, to, target, options);
-        Err(TreeError::Stopped("restore_difference is not built yet"))
+        if from.version == to.version {
+            return Ok(Restored::default());
+        }
+        let old = self.fetch.root(from).await?;
+        let new = self.fetch.root(to).await?;
+        let site = Site::new(Some(Target::new(target, options.owners)), None);
+        engine::run(&self.fetch, Arc::new(site), &options, move |walk| {
+            let mut change = Change { walk, links_touched: false };
+            change.run(old, Arc::clone(&new))?;
+            if change.links_touched && new.totals.links > 0 {
+                change.walk.finish()?;
+                change.relink(new)?;
+            }
+            Ok(())
+        })
+        .await
     }
+}
+
+impl Site {
+    /// A place to restore into, or to verify without one; damage up to `collect` is gathered.
+    fn new(target: Option<Target>, collect: Option<usize>) -> Self {
+        Self { target, failures: Failures::new(collect), counts: Counts::default(), queue: Queue::default() }
+    }
+}
+
+/// Reads a whole version and proves it. Returns what was read and what is damaged.
+pub(super) async fn check(
+    reader: &Reader,
+    tree: &VersionRef,
+    collect: usize,
+) -> Result<(Restored, Vec<TreeError>), TreeError> {
+    let root = match reader.fetch.root(tree).await {
+        Ok(root) => root,
+        Err(error) if error.is_damage() => return Ok((Restored::default(), vec![error])),
+        Err(error) => return Err(error),
+    };
+    let site = Arc::new(Site::new(None, Some(collect)));
+    let read = engine::run(&reader.fetch, Arc::clone(&site), &RestoreOptions::default(), move |walk| {
+        walk.tree(Arc::from(&b""[..]), root)
+    })
+    .await?;
+    Ok((read, site.failures.damages()))
 }
