@@ -17,7 +17,8 @@ pub(crate) struct Volume {
     live: String,
     base: String,
     made: u32,
-    /// Live trees that were gone on from; a fork's line is told while they are there.
+    /// What is not needed any more. It goes right before the next snapshot: deleting commits, and what comes after a
+    /// snapshot should fall into the very next transaction. (A fork's line can be told while its source is there.)
     left: Vec<String>,
     tree: Rc<Node>,
 }
@@ -107,8 +108,12 @@ impl Volume {
 
     /// Takes a snapshot, finds what changed since the last, and holds it against a walk of everything.
     pub(crate) fn step(&mut self) -> Result<Step, String> {
-        let name = self.snapshot_of(&self.live.clone(), true);
         let root = self.root();
+        let kept: Vec<String> = self.left.extract_if(.., |left| left.starts_with("snap")).collect();
+        for left in kept {
+            root.delete_subvolume(&left).unwrap();
+        }
+        let name = self.snapshot_of(&self.live.clone(), true);
         let (base, snapshot) = (root.open_dir(&self.base).unwrap(), root.open_dir(&name).unwrap());
         let disk = self.path(&name);
         let (whole, _) = walk(&disk);
@@ -126,11 +131,10 @@ impl Volume {
             Err(error) => return Err(error.to_string()),
         };
         drop((base, snapshot));
-        root.delete_subvolume(&self.base).unwrap();
         for left in self.left.drain(..) {
             root.delete_subvolume(&left).unwrap();
         }
-        self.base = name;
+        self.left.push(std::mem::replace(&mut self.base, name));
         self.tree = whole;
         Ok(step)
     }
