@@ -71,7 +71,10 @@ impl TestPool {
         if !more.contains(&"--device") {
             arguments.extend(["--pool-size", self.size]);
         }
-        arguments.extend(["--sync-interval", "0s", "--listen", "127.0.0.1:0"]);
+        if !more.contains(&"--sync-interval") {
+            arguments.extend(["--sync-interval", "0s"]);
+        }
+        arguments.extend(["--listen", "127.0.0.1:0"]);
         arguments.extend(more);
         match Cli::parse_from(arguments).command {
             Run::Node(config) => *config,
