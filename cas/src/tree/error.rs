@@ -130,6 +130,15 @@ pub enum TreeError {
         found: VersionId,
     },
 
+    /// A manifest does not name all that its tree uses, so that garbage collection would not know of it.
+    #[error("the manifest of {version} is wrong: {reason}")]
+    WrongManifest {
+        /// The version.
+        version: VersionId,
+        /// What it should say.
+        reason: String,
+    },
+
     /// A hard link names something that is not an earlier file.
     #[error("{} is a hard link to {}, which is not a file before it", show(path), show(first))]
     BadLink {
@@ -213,6 +222,7 @@ impl Classify for TreeError {
             | Self::DamagedFile { .. }
             | Self::DamagedInline { .. }
             | Self::WrongTree { .. }
+            | Self::WrongManifest { .. }
             | Self::BadLink { .. } => Kind::DataLoss,
             Self::NotFound { .. } => Kind::NotFound,
             Self::WrongKind { .. } => Kind::InvalidArgument,

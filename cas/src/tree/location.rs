@@ -1,5 +1,6 @@
 //! Where bytes lie. Never part of an identity: the same file may lie in several places, and be moved.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -112,12 +113,16 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Tells if the frames have as many bytes as are asked of them.
-    pub(crate) fn is_sane(&self) -> bool {
-        let raw: u64 = self.frames.iter().map(|frame| u64::from(frame.raw_len)).sum();
-        !self.frames.is_empty()
-            && self.frames.iter().all(Location::is_sane)
-            && u64::from(self.offset).checked_add(self.len).is_some_and(|end| end <= raw)
+    /// What one reference to it uses.
+    pub(crate) fn uses(&self) -> BTreeMap<Arc<PackId>, PackUse> {
+        let mut uses: BTreeMap<Arc<PackId>, PackUse> = BTreeMap::new();
+        let (mut skip, mut left) = (u64::from(self.offset), self.len);
+        for frame in &self.frames {
+            let bytes = u64::from(frame.raw_len).saturating_sub(skip).min(left);
+            (skip, left) = (0, left - bytes);
+            uses.entry(Arc::clone(&frame.pack)).or_default().add(PackUse { references: 1, bytes });
+        }
+        uses
     }
 }
 

@@ -21,6 +21,7 @@ mod read;
 mod restore;
 mod source;
 mod stored;
+mod usage;
 mod verify;
 
 pub use cache::Cache;

@@ -8,9 +8,11 @@ use super::cache::Cache;
 use super::error::TreeError;
 use super::fetch::Fetch;
 use super::location::VersionRef;
+use super::manifest::Manifest;
 use super::pack::{Footer, FooterError, PACK_MAGIC};
 use super::read::Reader;
 use super::restore;
+use super::stored::Uses;
 use crate::keys;
 use crate::objects::ObjectError;
 
@@ -73,8 +75,31 @@ impl Reader {
         report.directories = read.directories;
         report.bytes = read.bytes;
         report.damages.extend(damages);
+        if report.is_whole() {
+            self.recount(&manifest, &mut report).await?;
+        }
         report.damages.truncate(VerifyReport::MOST_DAMAGES);
         Ok(report)
+    }
+
+    /// Compares a manifest with what its tree uses, counted anew.
+    async fn recount(&self, manifest: &Manifest, report: &mut VerifyReport) -> Result<(), TreeError> {
+        let (totals, uses) = self.fetch.usage(manifest).await?;
+        let version = manifest.version;
+        if totals != manifest.totals {
+            let reason = format!("it counts {:?}, and the tree has {totals:?}", manifest.totals);
+            report.damages.push(TreeError::WrongManifest { version, reason });
+        }
+        let told: Uses =
+            manifest.packs.iter().map(|needed| (Arc::clone(&needed.pack), needed.used)).collect();
+        for pack in told.keys().chain(uses.keys().filter(|pack| !told.contains_key(*pack))) {
+            if told.get(pack) != uses.get(pack) {
+                let reason =
+                    format!("it says {:?} of pack {pack}, and it is {:?}", told.get(pack), uses.get(pack));
+                report.damages.push(TreeError::WrongManifest { version, reason });
+            }
+        }
+        Ok(())
     }
 
     /// Reads what frames a pack has, and proves its beginning and its end. Its frames are proved where they are used.

@@ -46,7 +46,9 @@ impl Place {
             options,
         );
         let reader = Reader::new(store.clone(), cache);
-        let dir = tempfile::tempdir().unwrap();
+        // Inode numbers are not used again there, which the walk that finds changes relies on.
+        let shm = Path::new("/dev/shm");
+        let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
         Self { dir, objects, store, session, writer, reader, _operation: operation }
     }
 

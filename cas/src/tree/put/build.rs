@@ -8,7 +8,7 @@ use std::sync::Arc;
 use types::VersionId;
 
 use super::batch::{Batch, CellDone, DoneData, Event, Job};
-use super::frames::{BuildUses, TreeFrames, TreeRef, extent_uses};
+use super::frames::{BuildUses, TreeFrames, TreeRef};
 use super::packs::Packs;
 use crate::tree::error::TreeError;
 use crate::tree::filemap::{self, Cell, PAGE_CELLS, PageRef};
@@ -224,7 +224,7 @@ impl<'a> Builder<'a> {
                 top.uses.subtract(&Uses::from([(Arc::clone(&frame.pack), used)]));
             }
             Data::Map(map) => top.uses.subtract(&map_uses(map)),
-            Data::Directory(extent) => top.uses.subtract(&extent_uses(extent)),
+            Data::Directory(extent) => top.uses.subtract(&extent.uses()),
         }
         match node {
             Some(node) => {

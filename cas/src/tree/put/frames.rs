@@ -65,7 +65,7 @@ impl BuildUses {
             TreeRef::Frame { number, len, .. } => {
                 self.frames.entry(*number).or_default().add(PackUse { references: 1, bytes: *len });
             }
-            TreeRef::At(extent) => self.add_uses(&extent_uses(extent)),
+            TreeRef::At(extent) => self.add_uses(&extent.uses()),
         }
     }
 
@@ -73,18 +73,6 @@ impl BuildUses {
     pub(super) fn count_data(&mut self, frame: &Location, bytes: u64) {
         self.packs.entry(Arc::clone(&frame.pack)).or_default().add(PackUse { references: 1, bytes });
     }
-}
-
-/// What one reference to an extent uses.
-pub(super) fn extent_uses(extent: &Extent) -> Uses {
-    let mut uses = Uses::new();
-    let (mut skip, mut left) = (u64::from(extent.offset), extent.len);
-    for frame in &extent.frames {
-        let bytes = (u64::from(frame.raw_len) - skip).min(left);
-        (skip, left) = (0, left - bytes);
-        uses.entry(Arc::clone(&frame.pack)).or_default().add(PackUse { references: 1, bytes });
-    }
-    uses
 }
 
 /// Fills tree frames.

@@ -10,7 +10,6 @@ use tokio::runtime::Handle;
 use types::{ContentId, VolumePath};
 
 use super::batch::{Event, FileJob, PieceJob, join};
-use super::frames::extent_uses;
 use super::scan::{Listed, Scanner, large_facts, look};
 use crate::tree::changes::{ChildChange, DirChange};
 use crate::tree::error::TreeError;
@@ -360,7 +359,7 @@ impl Increment<'_> {
                 uses.entry(Arc::clone(pack)).or_default().add(*used);
             }
         }
-        let mut without = |extent: &Extent| subtract(&mut uses, &extent_uses(extent));
+        let mut without = |extent: &Extent| subtract(&mut uses, &extent.uses());
         if old_pages.len() > 1 {
             without(&map.root);
         }
@@ -382,7 +381,7 @@ impl Increment<'_> {
             let mut cells = Vec::new();
             if let Some(old) = old {
                 if let Some(place) = &old.place {
-                    subtract(&mut uses, &extent_uses(place));
+                    subtract(&mut uses, &place.uses());
                 }
                 cells = self.old_cells(map, base, &old_pages, index)?;
                 for (number, cell) in (0u64..).zip(&cells) {
