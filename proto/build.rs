@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "opensail/hub/v1/hub.proto",
         "opensail/node/v1/node.proto",
         "opensail/node/v1/groups.proto",
+        "opensail/node/v1/settings.proto",
         "opensail/files/v1/files.proto",
     ];
     for file in files {

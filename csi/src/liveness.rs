@@ -163,8 +163,9 @@ impl Node {
     pub async fn sync_all(self: &Arc<Self>) {
         use futures::StreamExt as _;
         let Some(me) = self.session_id() else { return };
-        let owned: Vec<_> =
-            self.volumes().all().into_iter().filter(|volume| volume.claim(me).is_ok()).collect();
+        let mut owned = self.volumes().all();
+        // Those with an interval of their own are synced by it.
+        owned.retain(|volume| volume.claim(me).is_ok() && volume.facts().sync_interval.is_none());
         if owned.is_empty() {
             return;
         }

@@ -8,6 +8,7 @@ use cas::objects::{StoreUrl, probe};
 use proto::files::files_server::FilesServer;
 use proto::node::groups_server::GroupsServer;
 use proto::node::node_server::NodeServer;
+use proto::node::settings_server::SettingsServer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::hub_link;
 use crate::node::Node;
 use crate::pool::Pool;
 use crate::service::NodeService;
+use crate::settings::SettingsKeeper;
 
 /// What is under way when the stop comes has this long to end. Kubernetes kills after thirty seconds, we promise ten.
 const GRACE: Duration = Duration::from_secs(8);
@@ -73,11 +75,14 @@ fn without_secrets(url: &str) -> String {
 /// The server failed.
 pub async fn serve(node: Arc<Node>, listener: TcpListener, stop: CancellationToken) -> Result<(), Error> {
     let limit = proto::client::MAX_MESSAGE_BYTES;
+    let settings = SettingsKeeper::new(Arc::clone(&node));
     let routes = tonic::transport::Server::builder()
         .add_service(NodeServer::new(NodeService::new(Arc::clone(&node))).max_decoding_message_size(limit))
+        .add_service(SettingsServer::new(settings.clone()).max_decoding_message_size(limit))
         .add_service(GroupsServer::new(NodeService::new(Arc::clone(&node))).max_decoding_message_size(limit))
         .add_service(FilesServer::new(FilesService::new(Arc::clone(&node))).max_decoding_message_size(limit));
     node.spawn_loops();
+    node.tasks().spawn(settings.run());
     crate::csi::serve::node(&node, &stop).map_err(|error| Error::Io {
         doing: "making the CSI socket",
         source: std::io::Error::other(error),

@@ -1,16 +1,41 @@
 //! Settings of a volume that can be changed while it is in use. They are attributes of its record, so they go where the
-//! volume goes.
+//! volume goes; its node reads them when it takes the volume and when it is told that they changed.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// The attribute that says how new files are compressed: `zstd`, `lzo`, `zlib`, `none`, or `default` (the pool's).
-pub const COMPRESSION: &str = "compression";
+use btrfs::Dir;
+use futures::StreamExt as _;
+use proto::convert::required;
+use proto::node::settings_server::Settings;
+use proto::node::{ApplySettingsRequest, ApplySettingsResponse};
+use proto::settings::{COMPRESSION, SYNC_INTERVAL};
+use tonic::{Request, Response, Status};
+use types::{Classify as _, Epoch, Kind, VolumeId};
 
-/// The attribute that says how often changes are made durable: a time (`60s`, `5m`), or `default` (the node's).
-pub const SYNC_INTERVAL: &str = "sync-interval";
+use crate::error::Error;
+use crate::local;
+use crate::node::Node;
+use crate::sync::SyncRequest;
+use crate::volume::{Standing, Volume};
 
 /// Syncing more often than this costs more than it can give.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often volumes that are new here are looked for, and intervals are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How many volumes are looked at at once.
+const AT_ONCE: usize = 4;
+
+/// Directories deeper than this keep how they compress.
+const DEEPEST: usize = 128;
+
+/// The property that btrfs keeps for a file or directory, and new things in a directory inherit.
+const PROPERTY: &str = "btrfs.compression";
 
 /// Checks a setting as people write it (`compression`, `syncInterval`), and answers the attribute that keeps it.
 ///
@@ -22,10 +47,7 @@ pub fn attribute(key: &str, value: &str) -> Result<&'static str, String> {
             "zstd" | "lzo" | "zlib" | "none" | "default" => Ok(COMPRESSION),
             _ => Err(format!("is zstd, lzo, zlib, none or default, not {value:?}")),
         },
-        "syncInterval" => match sync_interval(value) {
-            Ok(_) => Ok(SYNC_INTERVAL),
-            Err(reason) => Err(reason),
-        },
+        "syncInterval" => sync_interval(value).map(|_| SYNC_INTERVAL),
         _ => Err("is not known; compression and syncInterval are".to_owned()),
     }
 }
@@ -43,6 +65,151 @@ pub fn sync_interval(value: &str) -> Result<Option<Duration>, String> {
         return Err(format!("is at least 1s, not {value:?}"));
     }
     Ok(Some(interval))
+}
+
+/// Acts upon the settings of one node's volumes.
+#[derive(Debug, Clone)]
+pub struct SettingsKeeper {
+    node: Arc<Node>,
+    /// Which volumes' settings were read, under which epoch they are here.
+    read: Arc<Mutex<BTreeMap<VolumeId, Epoch>>>,
+}
+
+impl SettingsKeeper {
+    /// Acts for `node`.
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node, read: Arc::default() }
+    }
+
+    /// Reads the settings of volumes that are new here, and syncs those that have an interval of their own, until the
+    /// node stops.
+    pub async fn run(self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let stop = self.node.stop().clone();
+        while stop.run_until_cancelled(tick.tick()).await.is_some() {
+            let volumes = self.node.volumes().all();
+            self.read().retain(|id, _| volumes.iter().any(|volume| volume.id == *id));
+            futures::stream::iter(volumes).for_each_concurrent(AT_ONCE, |volume| self.look_at(volume)).await;
+        }
+    }
+
+    async fn look_at(&self, volume: Arc<Volume>) {
+        let Standing::Owned { epoch, .. } = volume.facts().standing else { return };
+        if self.read().get(&volume.id) != Some(&epoch)
+            && let Err(error) = self.apply(&volume).await
+        {
+            // It is tried again with the next tick.
+            tracing::debug!(volume = %volume.id, %error, "its settings are not read yet");
+        }
+        let facts = volume.facts();
+        let now = self.node.store().clock().now();
+        let due = facts
+            .sync_interval
+            .is_some_and(|interval| facts.last_sync.is_none_or(|last| now.since(last) >= interval));
+        if !due {
+            return;
+        }
+        match self.node.sync(&volume.id, SyncRequest::plain()).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == Kind::Aborted => {}
+            Err(error) => tracing::warn!(volume = %volume.id, %error, "not synced"),
+        }
+    }
+
+    /// Reads and acts upon the settings of a volume that is owned here. Returns how many directories changed.
+    ///
+    /// # Errors
+    /// Pool or store failed.
+    pub async fn apply(&self, volume: &Arc<Volume>) -> Result<u64, Error> {
+        let Standing::Owned { epoch, .. } = volume.facts().standing else { return Ok(0) };
+        let Some(record) = cas::record::read(self.node.store(), &volume.id).await? else { return Ok(0) };
+        let attributes = record.value.attributes;
+        // What somebody wrote past the checks changes nothing.
+        let interval = attributes.get(SYNC_INTERVAL).and_then(|value| sync_interval(value).ok()).flatten();
+        volume.update(|facts| facts.sync_interval = interval);
+        let mut changed = 0;
+        if let Some(value) = attributes.get(COMPRESSION)
+            && attribute("compression", value).is_ok()
+        {
+            let (id, value) = (volume.id.clone(), value.clone());
+            changed =
+                self.node.pool().run(move |root| compress(&local::live(root, &id)?, &value, DEEPEST)).await?;
+        }
+        self.read().insert(volume.id.clone(), epoch);
+        Ok(changed)
+    }
+
+    fn read(&self) -> std::sync::MutexGuard<'_, BTreeMap<VolumeId, Epoch>> {
+        self.read.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+/// Sets the property on a directory and on those in it that have another. Where the top says it already, so do the others:
+/// it is set last. Symlinks are not followed, and other filesystems not entered.
+fn compress(directory: &Dir, value: &str, depth: usize) -> Result<u64, Error> {
+    let wanted: &[u8] = match value {
+        "default" => b"",
+        value => value.as_bytes(),
+    };
+    if property(directory)? == wanted || depth == 0 {
+        return Ok(0);
+    }
+    let mut changed = 1;
+    for name in directory.entries()? {
+        if let Some(inner) = subdirectory(directory, &name)? {
+            changed += compress(&inner, value, depth - 1)?;
+        }
+    }
+    let set = if wanted.is_empty() {
+        rustix::fs::fremovexattr(directory.as_fd(), PROPERTY)
+    } else {
+        rustix::fs::fsetxattr(directory.as_fd(), PROPERTY, wanted, rustix::fs::XattrFlags::empty())
+    };
+    match set {
+        Ok(()) | Err(rustix::io::Errno::NODATA) => Ok(changed),
+        Err(errno) => Err(Error::Io { doing: "setting how a directory is compressed", source: errno.into() }),
+    }
+}
+
+fn subdirectory(directory: &Dir, name: &OsStr) -> Result<Option<Dir>, Error> {
+    match directory.open_dir(name) {
+        Ok(inner) => Ok(Some(inner)),
+        // No directory, a symlink, or gone since it was listed.
+        Err(error)
+            if [btrfs::Errno::ENOTDIR, btrfs::Errno::ELOOP, btrfs::Errno::ENOENT]
+                .into_iter()
+                .any(|errno| error.is(errno)) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn property(directory: &Dir) -> Result<Vec<u8>, Error> {
+    // "zlib", "zstd:15" and the like.
+    let mut value = [0_u8; 32];
+    match rustix::fs::fgetxattr(directory.as_fd(), PROPERTY, &mut value) {
+        Ok(length) => Ok(value[..length].to_vec()),
+        Err(rustix::io::Errno::NODATA) => Ok(Vec::new()),
+        Err(errno) => Err(Error::Io { doing: "reading how a directory is compressed", source: errno.into() }),
+    }
+}
+
+#[tonic::async_trait]
+impl Settings for SettingsKeeper {
+    async fn apply_settings(
+        &self,
+        request: Request<ApplySettingsRequest>,
+    ) -> Result<Response<ApplySettingsResponse>, Status> {
+        let id: VolumeId = required("volume_id", &request.into_inner().volume_id)?;
+        let directories = match self.node.volumes().find(&id) {
+            Some(volume) => self.apply(&volume).await?,
+            None => 0,
+        };
+        Ok(Response::new(ApplySettingsResponse { directories }))
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,8 @@ pub struct Facts {
     pub origin: Option<Origin>,
     /// When it was last known to be durable as it stands.
     pub last_sync: Option<Timestamp>,
+    /// How often it is synced, where that is not the node's interval.
+    pub sync_interval: Option<Duration>,
     /// A mount still shows a tree that a restore replaced.
     pub restart_to_see_it: bool,
     /// Snapshots whose publication was sent and not answered: they stay until the next one is.
@@ -101,6 +103,7 @@ impl Facts {
             base: None,
             origin: None,
             last_sync: None,
+            sync_interval: None,
             restart_to_see_it: false,
             unsettled: Vec::new(),
             trouble: String::new(),

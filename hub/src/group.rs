@@ -121,7 +121,8 @@ async fn make(
     Ok(())
 }
 
-fn channel(node: &LiveNode) -> Result<tonic::transport::Channel, Error> {
+/// A channel of its own to a node, for services that the hub rarely asks.
+pub(crate) fn channel(node: &LiveNode) -> Result<tonic::transport::Channel, Error> {
     let address = &node.introduction.address;
     proto::client::channel(address).map_err(|source| Error::Address {
         node: node.name().clone(),

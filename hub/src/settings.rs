@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use cas::lifecycle::{self, Exchanged};
+use cas::record::Record;
 use proto::node as wire;
+use proto::node::settings_client::SettingsClient;
 use types::VolumeId;
 
 use crate::core::{Hub, Whereabouts};
@@ -40,17 +42,31 @@ pub async fn set_attributes(
     wanted: BTreeMap<String, String>,
 ) -> Result<(), Error> {
     hub.catalog.living(volume).await?;
+    let acted_upon = proto::settings::ALL.iter().any(|setting| wanted.contains_key(*setting));
     let outcome =
         lifecycle::exchange_attributes(&hub.store, volume, &optional(expected), &optional(wanted)).await?;
     match outcome {
         Exchanged::Done(_) => {
-            hub.catalog.read(volume).await?;
+            let record = hub.catalog.read(volume).await?;
+            if let Some(record) = record.filter(|_| acted_upon) {
+                tell(hub, &record).await?;
+            }
             Ok(())
         }
         Exchanged::Differs { key, found } => {
             Err(Error::AttributeDiffers { volume: volume.clone(), key, found: found.unwrap_or_default() })
         }
     }
+}
+
+/// Tells the node that holds the volume. A node that is not heard reads the record when it takes the volume again.
+async fn tell(hub: &Hub, record: &Record) -> Result<(), Error> {
+    let Some(node) = record.owner.and_then(|owner| hub.nodes.live_session(owner)) else { return Ok(()) };
+    let request = wire::ApplySettingsRequest { volume_id: record.id.to_string() };
+    let mut client = SettingsClient::new(crate::group::channel(&node)?);
+    let answer = client.apply_settings(request).await;
+    let failed = |status| Error::Node { node: node.name().clone(), action: "act upon the settings", status };
+    answer.map(drop).map_err(failed)
 }
 
 fn optional(values: BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
