@@ -14,12 +14,12 @@ pub fn same(left: &Path, right: &Path) -> Result<()> {
 }
 
 /// Compares two directories without what a copy through the files service does not keep: owners, ACLs, xattrs, hard
-/// links, and times of directories.
+/// links, and times of directories and symlinks.
 ///
 /// # Errors
 /// They differ; the error says where.
 pub fn same_content(left: &Path, right: &Path) -> Result<()> {
-    compare(left, right, "-nrlptDO")
+    compare(left, right, "-nrlptDOJ")
 }
 
 fn compare(left: &Path, right: &Path, what: &str) -> Result<()> {

@@ -1,9 +1,12 @@
-//! The operator's door. Everything is in the library; this parses and hands the exit code back.
+//! The operator's door. Everything is in the library; this hands the exit code back.
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    ctl::run(ctl::cli::Cli::parse())
+    match ctl::cli::Cli::try_parse() {
+        Ok(cli) => ctl::run(cli),
+        Err(error) => ctl::output::usage(&error),
+    }
 }

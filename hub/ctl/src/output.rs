@@ -141,6 +141,28 @@ impl Output {
     }
 }
 
+/// Prints what clap found wrong, in our form and no longer than a person reads; or the help that was asked for.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    const LONGEST_WORD: usize = 120;
+    if !error.use_stderr() {
+        // A reader that has gone does not want the rest.
+        drop(error.print());
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let lines = text.lines().take_while(|line| !line.starts_with("For more information"));
+    let clip = |word: &str| match word.char_indices().nth(LONGEST_WORD) {
+        Some((end, _)) => format!("{}…", &word[..end]),
+        None => word.to_owned(),
+    };
+    let clipped = lines.map(|line| line.split(' ').map(clip).collect::<Vec<_>>().join(" "));
+    let text = clipped.collect::<Vec<_>>().join("\n");
+    say(&format!("error: {}", printable(text.trim_end())));
+    say("what to do: `sailctl help COMMAND` shows what it takes");
+    ExitCode::from(2)
+}
+
 const STDOUT: &str = "standard output";
 
 fn broken(source: io::Error) -> Error {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use orchestrator::{NewFork, NewProject, Point, VolumeRef};
-use types::{Kind, NodeName, RequestId, ResourceName};
+use orchestrator::{NewFork, NewProject, Point, Projects, VolumeRef};
+use types::{Classify as _, InvalidId, Kind, NodeName, RequestId, ResourceName};
 
 use crate::call::{patiently, retried};
 use crate::cli::{CreateArgs, ForkArgs, WakeArgs};
@@ -23,6 +23,11 @@ const WAKE_PATIENCE: Duration = Duration::from_secs(90);
 pub async fn create(context: &Context, output: &Output, args: CreateArgs) -> Result<()> {
     let projects = context.projects()?;
     let what = args.name.as_ref().map_or_else(|| "a volume".to_owned(), ToString::to_string);
+    if args.request_id.is_none()
+        && let Some(name) = &args.name
+    {
+        free(&projects, name).await?;
+    }
     let new = NewProject {
         // Chosen once: a retry gets the same volume.
         request: Some(args.request_id.unwrap_or_else(RequestId::random)),
@@ -70,10 +75,14 @@ pub async fn fork(context: &Context, output: &Output, args: ForkArgs) -> Result<
     };
     let mut forks = Vec::new();
     for number in 1..=args.count {
+        let name = args.name.as_ref().map(|name| numbered(name, number, args.count)).transpose()?;
+        if let Some(name) = &name {
+            free(&projects, name).await?;
+        }
         let new = NewFork {
             request: Some(RequestId::random()),
             at,
-            name: args.name.as_ref().map(|name| numbered(name, number, args.count)).transpose()?,
+            name,
             node_hint: args.node.clone(),
             quota: args.quota.unwrap_or_default(),
             ..NewFork::default()
@@ -88,11 +97,26 @@ pub async fn fork(context: &Context, output: &Output, args: ForkArgs) -> Result<
     output.list(&forks)
 }
 
+/// The hub takes any name; a person who gives one that is taken could use neither volume by it.
+async fn free(projects: &Projects, name: &ResourceName) -> Result<()> {
+    let target: VolumeRef = name.as_str().parse().map_err(|error: InvalidId| Error::Target(error.into()))?;
+    match projects.get(&target).await {
+        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        Err(error) if error.kind() != Kind::FailedPrecondition => {
+            Err(Error::asked(format!("look up {name}"))(error))
+        }
+        _ => Err(Error::state(
+            format!("a volume with the name {name} is there already"),
+            format!("choose another name; `sailctl describe {name}` shows the one there is"),
+        )),
+    }
+}
+
 fn numbered(name: &ResourceName, number: u32, count: u32) -> Result<ResourceName> {
     if count == 1 {
         return Ok(name.clone());
     }
-    format!("{name}-{number}").parse().map_err(|error: types::InvalidId| Error::Target(error.into()))
+    format!("{name}-{number}").parse().map_err(|error: InvalidId| Error::Target(error.into()))
 }
 
 /// Deletes volumes.
