@@ -8,6 +8,9 @@ use types::VolumePath;
 use super::error::Error;
 use super::pair::{Differences, Found, Origin};
 
+/// From here on, inodes of nested subvolumes are numbered.
+const NESTED_INODES: u64 = 1 << 63;
+
 /// A directory under construction.
 #[derive(Debug, Default)]
 struct Directory {
@@ -30,6 +33,9 @@ pub(super) fn changes(mut found: Differences) -> Result<Changes, Error> {
     for (path, found) in found.paths {
         insert(&mut root, &path, found)?;
     }
+    // Their own numbers may be those of other inodes here. No inode has one of these.
+    let nested = (NESTED_INODES..).zip(found.nested_links);
+    found.links.extend(nested);
     Ok(Changes { root: root.finish(), links: found.links })
 }
 

@@ -59,6 +59,8 @@ pub(super) enum Origin {
 pub(super) struct Differences {
     pub(super) paths: Vec<(VolumePath, Found)>,
     pub(super) links: BTreeMap<u64, Vec<VolumePath>>,
+    /// The same of nested subvolumes, whose inodes have numbers of their own.
+    pub(super) nested_links: Vec<Vec<VolumePath>>,
 }
 
 /// Finds what differs.
@@ -209,10 +211,7 @@ impl Comparison<'_, '_> {
         for (name, tree) in new.subvolumes()? {
             let path = new.path(&name)?;
             let counterpart = before.remove(&name);
-            match self.nested(&path, counterpart, tree, &name)? {
-                Some(differences) => self.found.paths.extend(differences.paths),
-                None => self.add(path, Found::Other(ChildChange::New)),
-            }
+            self.nested(path, counterpart, tree, &name)?;
         }
         // What stood in the base and is not one any more: gone, or the empty directory that a snapshot has in its place.
         for name in before.into_keys() {
@@ -234,28 +233,41 @@ impl Comparison<'_, '_> {
         Ok(())
     }
 
-    /// What differs in a nested subvolume; nothing where only reading it can tell.
-    fn nested(
+    /// Adds what differs in a nested subvolume; all of it, where only reading it can tell.
+    fn nested(&mut self, path: VolumePath, old: Option<u64>, new: u64, name: &Name) -> Result<(), Error> {
+        let side = Side::new(self.pair.new.dir, new, path);
+        match self.compare_nested(&side, old, name)? {
+            Some(differences) => {
+                self.found.paths.extend(differences.paths);
+                self.found.nested_links.extend(differences.links.into_values());
+                self.found.nested_links.extend(differences.nested_links);
+            }
+            None => {
+                links_inside(&side, &mut self.found.nested_links)?;
+                self.add(side.at, Found::Other(ChildChange::New));
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_nested(
         &self,
-        path: &VolumePath,
+        new: &Side<'_>,
         old: Option<u64>,
-        new: u64,
         name: &Name,
     ) -> Result<Option<Differences>, Error> {
         let Some(old) = old else { return Ok(None) };
-        let Some(since) = lineage::since(self.pair.new.dir, old, new)? else { return Ok(None) };
+        let Some(since) = lineage::since(new.dir, old, new.tree)? else { return Ok(None) };
         // A hard link says the path of its first name: below a directory that moved, that is another one.
-        if self.is_below_moved(path) {
+        if self.is_below_moved(&new.at) {
             return Ok(None);
         }
         let pair = Pair {
             old: Side::new(self.pair.old.dir, old, self.pair.old.path(name)?),
-            new: Side::new(self.pair.new.dir, new, path.clone()),
+            new: Side::new(new.dir, new.tree, new.at.clone()),
             since,
         };
         match compare(&pair) {
-            // By inode number, and those of another subvolume are not ours.
-            Ok(differences) if !differences.links.is_empty() => Ok(None),
             Ok(differences) => Ok(Some(differences)),
             Err(Error::FullScan { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -263,8 +275,20 @@ impl Comparison<'_, '_> {
     }
 }
 
+/// Adds all names of every inode with several in a tree that is read whole, and in the trees in it: whoever reads it
+/// cannot know them before it is through.
+fn links_inside(side: &Side<'_>, links: &mut Vec<Vec<VolumePath>>) -> Result<(), Error> {
+    for node in linked(side)?.into_values() {
+        links.push(side.paths(&node)?);
+    }
+    for (name, tree) in side.subvolumes()? {
+        links_inside(&Side::new(side.dir, tree, side.path(&name)?), links)?;
+    }
+    Ok(())
+}
+
 /// Finds every inode that is not a directory and has several names, by its item alone. It reads all inodes' items, a
-/// microsecond each, and is done only where a directory moved.
+/// microsecond each, and is done only where a directory moved or a nested subvolume is read whole.
 fn linked(side: &Side<'_>) -> Result<BTreeMap<u64, Node>, Error> {
     let mut linked = BTreeMap::new();
     let mut search = Search::new(side.dir, side.tree, Key::FIRST..=Key::LAST);

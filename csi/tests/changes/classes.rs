@@ -339,6 +339,11 @@ fn a_nested_subvolume_is_compared_with_what_it_was() {
     let changes = step(&mut volume);
     assert!(matches!(said(&changes, "d/sub/x/7"), Some(ChildChange::Content { .. })), "{changes:#?}");
     assert_eq!(count(&changes.root), 1);
+    // A hard link inside is a matter of its own inodes.
+    fs::hard_link(volume.live().join("d/sub/x/8"), volume.live().join("d/sub/a link")).unwrap();
+    let changes = step(&mut volume);
+    let names: Vec<Vec<VolumePath>> = changes.links.values().cloned().collect();
+    assert_eq!(names, [vec![at("d/sub/a link").unwrap(), at("d/sub/x/8").unwrap()]]);
     // It moves: read whole.
     drop(nested);
     fs::rename(volume.live().join("d/sub"), volume.live().join("moved")).unwrap();

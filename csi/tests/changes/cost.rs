@@ -71,7 +71,7 @@ fn measure(volume: &mut Volume, what: &str, about: usize, work: impl FnOnce(&Vol
     work(volume);
     let (took, changes) = volume.timed();
     let step = volume.step().unwrap();
-    println!("{what} (about {about}): {took:?}; then {:?}", step.effort);
+    println!("{what} (about {about}): {took:?}; then {:?}, {:?}", step.effort, step.cost);
     drop::<Changes>(changes);
     took
 }

@@ -25,7 +25,7 @@ fn what_is_said_to_have_changed_is_enough_whatever_was_done() {
     println!("OPENSAIL_CHANGES_SEED={seed} OPENSAIL_CHANGES_ROUNDS={rounds}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut held = Held::default();
-    let (mut operations, mut full_scans, mut read) = (0, 0, 0);
+    let (mut operations, mut full_scans, mut read, mut uploaded) = (0, 0, 0, 0);
     let begun = Instant::now();
     for round in 0..rounds {
         let mut done = Vec::new();
@@ -49,6 +49,7 @@ fn what_is_said_to_have_changed_is_enough_whatever_was_done() {
         match volume.step() {
             Ok(step) => {
                 read += step.effort.files_read;
+                uploaded += step.cost.bytes_uploaded;
                 if let Some(reason) = step.full_scan {
                     println!("round {round}: full scan: {reason}");
                     full_scans += 1;
@@ -60,7 +61,7 @@ fn what_is_said_to_have_changed_is_enough_whatever_was_done() {
         }
     }
     println!(
-        "{rounds} rounds, {operations} operations, {read} files read, {full_scans} full scans, {:?}",
+        "{rounds} rounds, {operations} operations, {read} files read, {uploaded} bytes uploaded, {full_scans} full scans, {:?}",
         begun.elapsed()
     );
     assert!(full_scans * 20 <= rounds, "{full_scans} of {rounds} needed a full scan");

@@ -15,4 +15,5 @@ mod fuzz;
 mod model;
 mod operations;
 mod planted;
+mod store;
 mod volume;

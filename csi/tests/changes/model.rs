@@ -41,19 +41,17 @@ pub(crate) struct Effort {
 
 /// Walks everything.
 pub(crate) fn walk(root: &Path) -> (Rc<Node>, Effort) {
-    let device = fs::metadata(root).unwrap().dev();
     let mut making =
-        Making { root, device, links: None, first: HashMap::new(), old: None, effort: Effort::default() };
+        Making { root, links: None, first: HashMap::new(), old: None, effort: Effort::default() };
     (making.walk(&VolumePath::ROOT), making.effort)
 }
 
 /// Makes the tree at `root` from the `old` one and what changed since.
 pub(crate) fn apply(root: &Path, old: &Rc<Node>, changes: &Changes) -> (Rc<Node>, Effort) {
-    let device = fs::metadata(root).unwrap().dev();
+    let names = changes.links.values().flat_map(|names| names.iter().map(move |name| (name.clone(), names)));
     let mut making = Making {
         root,
-        device,
-        links: Some(&changes.links),
+        links: Some(names.collect()),
         first: HashMap::new(),
         old: Some(Rc::clone(old)),
         effort: Effort::default(),
@@ -66,9 +64,8 @@ pub(crate) fn apply(root: &Path, old: &Rc<Node>, changes: &Changes) -> (Rc<Node>
 
 struct Making<'c> {
     root: &'c Path,
-    device: u64,
-    /// Known names of the volume's own inodes that have several; nothing in a full walk.
-    links: Option<&'c BTreeMap<u64, Vec<VolumePath>>>,
+    /// By each name that is told of an inode with several, all of them; nothing in a full walk.
+    links: Option<HashMap<VolumePath, &'c Vec<VolumePath>>>,
     /// First names met, by device and inode.
     first: HashMap<(u64, u64), VolumePath>,
     old: Option<Rc<Node>>,
@@ -163,15 +160,14 @@ impl Making<'_> {
         assert!(!kind.is_dir(), "{path}");
         if metadata.nlink() > 1 {
             let inode = (metadata.dev(), metadata.ino());
-            let first = match self.links {
-                Some(links) if metadata.dev() == self.device => {
+            let first = match &self.links {
+                Some(links) => {
                     let names =
-                        links.get(&inode.1).unwrap_or_else(|| panic!("{path}: its other names are not told"));
+                        links.get(path).unwrap_or_else(|| panic!("{path}: its other names are not told"));
                     assert_eq!(names.len() as u64, metadata.nlink(), "{path}: {names:?}");
-                    assert!(names.contains(path));
                     names[0].clone()
                 }
-                _ => self.first.entry(inode).or_insert_with(|| path.clone()).clone(),
+                None => self.first.entry(inode).or_insert_with(|| path.clone()).clone(),
             };
             if first != *path {
                 return Rc::new(Node::HardLink(first));

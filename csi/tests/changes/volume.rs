@@ -11,6 +11,7 @@ use cas::Changes;
 use csi::changes::{Error, changes};
 
 use crate::model::{Effort, Node, apply, difference, walk};
+use crate::store::{Cost, Judge};
 
 pub(crate) struct Volume {
     pool: ScratchPool,
@@ -21,6 +22,7 @@ pub(crate) struct Volume {
     /// snapshot should fall into the very next transaction. (A fork's line can be told while its source is there.)
     left: Vec<String>,
     tree: Rc<Node>,
+    store: Judge,
 }
 
 /// What one step from a snapshot to the next took.
@@ -28,6 +30,7 @@ pub(crate) struct Volume {
 pub(crate) struct Step {
     pub(crate) changes: Changes,
     pub(crate) effort: Effort,
+    pub(crate) cost: Cost,
     /// Nothing but reading everything could tell.
     pub(crate) full_scan: Option<&'static str>,
 }
@@ -43,10 +46,12 @@ impl Volume {
             base: String::new(),
             made: 0,
             left: Vec::new(),
+            store: Judge::new(),
             tree: Rc::new(Node::HardLink(types::VolumePath::ROOT)),
         };
         let base = volume.snapshot_of("live", true);
         volume.tree = walk(&volume.path(&base)).0;
+        volume.store.step(&volume.path(&base), None).unwrap();
         volume.base = base;
         Some(volume)
     }
@@ -123,10 +128,20 @@ impl Volume {
                 if let Some(difference) = difference(&tree, &whole, "") {
                     return Err(format!("{difference}\n{changes:#?}"));
                 }
-                Step { changes, effort, full_scan: None }
+                let cost = self
+                    .store
+                    .step(&disk, Some(changes.clone()))
+                    .map_err(|told| format!("store: {told}\n{changes:#?}"))?;
+                Step { changes, effort, cost, full_scan: None }
             }
             Err(Error::FullScan { reason }) => {
-                Step { changes: Changes::default(), effort: Effort::default(), full_scan: Some(reason) }
+                self.store.step(&disk, None)?;
+                Step {
+                    changes: Changes::default(),
+                    effort: Effort::default(),
+                    cost: Cost::default(),
+                    full_scan: Some(reason),
+                }
             }
             Err(error) => return Err(error.to_string()),
         };
