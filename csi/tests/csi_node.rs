@@ -1,0 +1,565 @@
+//! The CSI Node service on a real pool: what is mounted, what is not, and that no answer ever loses data.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use common::{TestPool, has_btrfs, head, id, live, request, stop, store};
+use csi::create::CreateRequest;
+use csi::csi::DRIVER;
+use csi::csi::node::{CsiNode, NodeOptions};
+use csi::node::Node;
+use nix::mount::{MsFlags, mount};
+use proptest::prelude::*;
+use proto::csi::v1 as api;
+use proto::csi::v1::node_server::Node as _;
+use proto::csi::v1::volume_capability::access_mode::Mode;
+use proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
+use tonic::{Code, Request, Response, Status};
+
+fn capability(mode: Mode, flags: &[&str]) -> Option<api::VolumeCapability> {
+    Some(api::VolumeCapability {
+        access_mode: Some(AccessMode { mode: mode.into() }),
+        access_type: Some(AccessType::Mount(MountVolume {
+            mount_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            ..Default::default()
+        })),
+    })
+}
+
+fn code<T>(answer: Result<Response<T>, Status>) -> Code {
+    answer.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+struct Kubelet {
+    service: CsiNode,
+    dir: tempfile::TempDir,
+}
+
+impl Kubelet {
+    fn new(node: &Arc<Node>) -> Self {
+        let options = NodeOptions { driver: DRIVER.to_owned(), max_volumes: 7 };
+        let dir = tempfile::Builder::new().prefix("opensail-kubelet-").tempdir().unwrap();
+        Self { service: CsiNode::new(Arc::clone(node), options), dir }
+    }
+
+    fn target(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn publish_request(&self, volume: &str, target: &str) -> api::NodePublishVolumeRequest {
+        api::NodePublishVolumeRequest {
+            volume_id: volume.to_owned(),
+            target_path: self.target(target).display().to_string(),
+            staging_target_path: self.target("staging").display().to_string(),
+            volume_capability: capability(Mode::SingleNodeWriter, &[]),
+            ..Default::default()
+        }
+    }
+
+    async fn publish(&self, request: api::NodePublishVolumeRequest) -> Code {
+        code(self.service.node_publish_volume(Request::new(request)).await)
+    }
+
+    async fn unpublish(&self, volume: &str, target: &str) -> Code {
+        let target_path = self.target(target).display().to_string();
+        let request = api::NodeUnpublishVolumeRequest { volume_id: volume.to_owned(), target_path };
+        code(self.service.node_unpublish_volume(Request::new(request)).await)
+    }
+
+    async fn stats(&self, volume: &str, target: &str) -> Result<api::VolumeUsage, Code> {
+        let request = api::NodeGetVolumeStatsRequest {
+            volume_id: volume.to_owned(),
+            volume_path: self.target(target).display().to_string(),
+            ..Default::default()
+        };
+        let answer = self.service.node_get_volume_stats(Request::new(request)).await;
+        let answer = answer.map_err(|status| status.code())?.into_inner();
+        assert_eq!(answer.usage.len(), 1, "no row of zeros for inodes");
+        assert!(!answer.volume_condition.unwrap().abnormal);
+        Ok(answer.usage[0])
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        // What a failed test left mounted must not be deleted into.
+        for point in mounts_below(self.dir.path()) {
+            let status = Command::new("umount").arg("-l").arg(point).status();
+            assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
+        }
+    }
+}
+
+fn mounts_below(path: &Path) -> Vec<PathBuf> {
+    let mounts = csi::mounts::read().unwrap();
+    mounts.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(path)).collect()
+}
+
+/// Incompressible bytes.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    rand::Rng::fill_bytes(&mut rand::rng(), &mut noise);
+    noise
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unpublishing_a_stack_of_mounts_loses_nothing_w08() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    std::fs::write(live(&node, "vol-1").join("db"), "precious").unwrap();
+    let kubelet = Kubelet::new(&node);
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-1", "t")).await, Code::Ok);
+    // Twice is once.
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-1", "t")).await, Code::Ok);
+    assert_eq!(mounts_below(kubelet.dir.path()).len(), 1);
+    // A race or a restart of somebody stacks two more.
+    let target = kubelet.target("t");
+    for _ in 0..2 {
+        mount(Some(&live(&node, "vol-1")), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    }
+    assert_eq!(kubelet.unpublish("vol-1", "t").await, Code::Ok);
+    assert!(!target.exists() && mounts_below(kubelet.dir.path()).is_empty());
+    assert_eq!(std::fs::read(live(&node, "vol-1").join("db")).unwrap(), b"precious");
+    assert_eq!(kubelet.unpublish("vol-1", "t").await, Code::Ok, "the second call finds it done");
+    // What somebody wrote into the directory itself is left, and said.
+    std::fs::create_dir(&target).unwrap();
+    std::fs::write(target.join("late"), "late").unwrap();
+    assert_eq!(kubelet.unpublish("vol-1", "t").await, Code::FailedPrecondition);
+    assert_eq!(std::fs::read(target.join("late")).unwrap(), b"late");
+    // Somebody else's mount is not ours to take off.
+    let other = kubelet.target("other");
+    std::fs::create_dir(&other).unwrap();
+    node.create(request("vol-2")).await.unwrap();
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-2", "other")).await, Code::Ok);
+    assert_eq!(kubelet.unpublish("vol-1", "other").await, Code::FailedPrecondition);
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-1", "other")).await, Code::FailedPrecondition);
+    assert_eq!(mounts_below(kubelet.dir.path()), [other]);
+    assert_eq!(kubelet.unpublish("vol-2", "other").await, Code::Ok);
+    // A mounted volume is never deleted.
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-1", "again")).await, Code::Ok);
+    let error = node.delete(&id("vol-1")).await.unwrap_err();
+    assert!(matches!(error, csi::error::Error::Mounted { .. }), "{error}");
+    assert_eq!(kubelet.unpublish("vol-1", "again").await, Code::Ok);
+    drop(kubelet);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_only_is_read_only_and_flags_are_set() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    let kubelet = Kubelet::new(&node);
+    let readonly = api::NodePublishVolumeRequest { readonly: true, ..kubelet.publish_request("vol-1", "ro") };
+    assert_eq!(kubelet.publish(readonly.clone()).await, Code::Ok);
+    let error = std::fs::write(kubelet.target("ro").join("x"), "x").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EROFS));
+    // Beside it the same volume can be written, and what is written is seen.
+    let noexec = api::NodePublishVolumeRequest {
+        volume_capability: capability(Mode::SingleNodeMultiWriter, &["noexec", "suid"]),
+        ..kubelet.publish_request("vol-1", "rw")
+    };
+    assert_eq!(kubelet.publish(noexec).await, Code::Ok);
+    std::fs::write(kubelet.target("rw").join("x"), "seen").unwrap();
+    assert_eq!(std::fs::read(kubelet.target("ro").join("x")).unwrap(), b"seen");
+    let mounts = csi::mounts::read().unwrap();
+    let rw = csi::mounts::at(&mounts, &kubelet.target("rw")).unwrap();
+    assert!(rw.has_option("noexec") && rw.has_option("nodev") && rw.has_option("noatime"), "{rw:?}");
+    assert!(!rw.has_option("nosuid") && !rw.has_option("ro"), "{rw:?}");
+    // The same target in another way.
+    let writable = api::NodePublishVolumeRequest { readonly: false, ..readonly.clone() };
+    assert_eq!(kubelet.publish(writable).await, Code::AlreadyExists);
+    // A crash between the mount and its flags: the retry sets them.
+    mount(
+        None::<&str>,
+        &kubelet.target("ro"),
+        None::<&str>,
+        MsFlags::MS_REMOUNT | MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .unwrap();
+    assert_eq!(kubelet.publish(readonly).await, Code::Ok);
+    std::fs::write(kubelet.target("ro").join("y"), "y").unwrap_err();
+    for target in ["ro", "rw"] {
+        assert_eq!(kubelet.unpublish("vol-1", target).await, Code::Ok);
+    }
+    drop(kubelet);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_writer_is_alone() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    let kubelet = Kubelet::new(&node);
+    let single = |target: &str| api::NodePublishVolumeRequest {
+        volume_capability: capability(Mode::SingleNodeSingleWriter, &[]),
+        ..kubelet.publish_request("vol-1", target)
+    };
+    // Both at once: one is the writer, the other is told no or to come back.
+    let both = tokio::join!(kubelet.publish(single("a")), kubelet.publish(single("b")));
+    let codes = [both.0, both.1];
+    assert_eq!(codes.iter().filter(|code| **code == Code::Ok).count(), 1, "{codes:?}");
+    let writer = if both.0 == Code::Ok { "a" } else { "b" };
+    assert_eq!(kubelet.publish(single(writer)).await, Code::Ok, "the same target again");
+    assert_eq!(kubelet.publish(single("c")).await, Code::FailedPrecondition);
+    assert_eq!(mounts_below(kubelet.dir.path()).len(), 1);
+    assert_eq!(kubelet.unpublish("vol-1", writer).await, Code::Ok);
+    assert_eq!(kubelet.publish(single("c")).await, Code::Ok);
+    assert_eq!(kubelet.unpublish("vol-1", "c").await, Code::Ok);
+    drop(kubelet);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stats_are_the_volumes_and_the_limit_holds() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    let limit = 64 << 20;
+    node.create(CreateRequest { limit_bytes: Some(limit), ..request("vol-1") }).await.unwrap();
+    let kubelet = Kubelet::new(&node);
+    assert_eq!(kubelet.stats("vol-1", "t").await, Err(Code::NotFound), "it is not published");
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-1", "t")).await, Code::Ok);
+    let written = 20 << 20;
+    std::fs::write(kubelet.target("t").join("noise"), noise(written)).unwrap();
+    Command::new("sync").arg("-f").arg(kubelet.target("t")).status().unwrap();
+    let usage = kubelet.stats("vol-1", "t").await.unwrap();
+    let (total, used) = (u64::try_from(usage.total).unwrap(), usize::try_from(usage.used).unwrap());
+    assert_eq!(total, limit);
+    assert!(used.abs_diff(written) < written / 100, "{used} of {written}");
+    assert_eq!(usage.available, usage.total - usage.used);
+    // Deletes at the limit work, and what is over it is refused to the writer.
+    let error = std::fs::write(kubelet.target("t").join("more"), noise(100 << 20)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EDQUOT));
+    std::fs::remove_file(kubelet.target("t").join("more")).unwrap();
+    // Growing is seen at once, with no step of the node's.
+    node.set_quota(&id("vol-1"), Some(limit * 2)).await.unwrap();
+    assert_eq!(u64::try_from(kubelet.stats("vol-1", "t").await.unwrap().total).unwrap(), limit * 2);
+    std::fs::write(kubelet.target("t").join("more"), noise(80 << 20)).unwrap();
+    assert_eq!(kubelet.unpublish("vol-1", "t").await, Code::Ok);
+    drop(kubelet);
+    stop(node).await;
+}
+
+/// As uid 1000: makes a nested subvolume and writes incompressible bytes into it until it is stopped.
+const NEST: &str = "
+import os, fcntl, struct, sys
+os.setgid(1000); os.setuid(1000)
+os.chdir(sys.argv[1])
+fd = os.open('.', os.O_RDONLY)
+fcntl.ioctl(fd, 0x5000940e, bytearray(struct.pack('q4088s', 0, b'nest')))
+written = 0
+try:
+    with open('nest/data', 'wb', buffering=0) as out:
+        for _ in range(300):
+            written += out.write(os.urandom(1 << 20))
+        os.fsync(out.fileno())
+except OSError as error:
+    print(error.errno, written)
+    sys.exit(0)
+print(0, written)
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_nested_subvolume_of_a_user_does_not_escape_the_limit() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(CreateRequest { limit_bytes: Some(100 << 20), ..request("vol-1") }).await.unwrap();
+    let kubelet = Kubelet::new(&node);
+    std::fs::set_permissions(kubelet.dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-1", "t")).await, Code::Ok);
+    let target = kubelet.target("t");
+    std::fs::set_permissions(&target, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let output = Command::new("python3").args(["-c", NEST]).arg(&target).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut numbers = said.split_whitespace().map(|word| word.parse::<u64>().unwrap());
+    let (errno, written) = (numbers.next().unwrap(), numbers.next().unwrap());
+    assert_eq!(errno, u64::try_from(nix::libc::EDQUOT).unwrap(), "{said}");
+    assert!(written <= 101 << 20, "{written}");
+    assert_eq!(kubelet.unpublish("vol-1", "t").await, Code::Ok);
+    drop(kubelet);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn staging_takes_a_volume_that_sleeps_and_unstaging_makes_it_durable() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    let volume = a.create(request("vol-1")).await.unwrap().into_inner();
+    let (on_a, on_b) = (Kubelet::new(&a), Kubelet::new(&b));
+    let stage = |kubelet: &Kubelet, epoch: &str| {
+        Request::new(api::NodeStageVolumeRequest {
+            volume_id: "vol-1".to_owned(),
+            staging_target_path: kubelet.target("staging").display().to_string(),
+            volume_capability: capability(Mode::SingleNodeWriter, &[]),
+            publish_context: HashMap::from([("epoch".to_owned(), epoch.to_owned())]),
+            ..Default::default()
+        })
+    };
+    assert_eq!(code(on_a.service.node_stage_volume(stage(&on_a, "1")).await), Code::Ok);
+    // A publication under an epoch that this node has not reached: its ownership is an old one.
+    assert_eq!(code(on_a.service.node_stage_volume(stage(&on_a, "7")).await), Code::FailedPrecondition);
+    // The other node neither stages nor publishes what it does not own.
+    assert_eq!(code(on_b.service.node_stage_volume(stage(&on_b, "1")).await), Code::FailedPrecondition);
+    assert_eq!(on_b.publish(on_b.publish_request("vol-1", "t")).await, Code::NotFound);
+    assert_eq!(on_a.publish(on_a.publish_request("vol-1", "t")).await, Code::Ok);
+    std::fs::write(on_a.target("t").join("work"), "done").unwrap();
+    // What is mounted is not given up.
+    a.release(&id("vol-1"), false).await.unwrap_err();
+    assert_eq!(on_a.unpublish("vol-1", "t").await, Code::Ok);
+    let before = head(&volume);
+    let unstage = Request::new(api::NodeUnstageVolumeRequest {
+        volume_id: "vol-1".to_owned(),
+        staging_target_path: on_a.target("staging").display().to_string(),
+    });
+    assert_eq!(code(on_a.service.node_unstage_volume(unstage).await), Code::Ok);
+    let record = cas::record::get(&store, &id("vol-1")).await.unwrap().value;
+    assert_ne!(record.head_tips()[&types::MemberName::data()], before, "unstaging made a version");
+    a.release(&id("vol-1"), false).await.unwrap();
+    assert_eq!(code(on_b.service.node_stage_volume(stage(&on_b, "2")).await), Code::Ok);
+    assert_eq!(on_b.publish(on_b.publish_request("vol-1", "t")).await, Code::Ok);
+    assert_eq!(std::fs::read(on_b.target("t").join("work")).unwrap(), b"done");
+    assert_eq!(on_b.unpublish("vol-1", "t").await, Code::Ok);
+    drop((on_a, on_b, volume));
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_inline_volume_comes_and_goes_with_its_pod() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    let kubelet = Kubelet::new(&node);
+    let handle = format!("csi-{}", "0123456789abcdef".repeat(4));
+    let inline = |extra: &[(&str, &str)]| {
+        let mut context = HashMap::from([("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned())]);
+        context.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        api::NodePublishVolumeRequest {
+            staging_target_path: String::new(),
+            volume_context: context,
+            ..kubelet.publish_request(&handle, "scratch")
+        }
+    };
+    assert_eq!(kubelet.publish(inline(&[("template", "nope")])).await, Code::NotFound);
+    assert_eq!(kubelet.publish(inline(&[("sise", "1Mi")])).await, Code::InvalidArgument);
+    assert_eq!(kubelet.publish(inline(&[("size", "32Mi")])).await, Code::Ok);
+    assert_eq!(kubelet.publish(inline(&[("size", "32Mi")])).await, Code::Ok);
+    std::fs::write(kubelet.target("scratch").join("x"), "x").unwrap();
+    assert_eq!(kubelet.stats(&handle, "scratch").await.unwrap().total, 32 << 20);
+    assert_eq!(kubelet.unpublish(&handle, "scratch").await, Code::Ok);
+    assert!(node.volumes().is_empty() && !kubelet.target("scratch").exists());
+    assert_eq!(kubelet.unpublish(&handle, "scratch").await, Code::Ok);
+    drop(kubelet);
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_cut_in_one_transaction() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    let names = ["vol-1", "vol-2", "vol-3"];
+    for name in names {
+        node.create(request(name)).await.unwrap();
+        std::fs::write(live(&node, name).join("x"), name).unwrap();
+    }
+    let members = || -> Vec<csi::cut::Member> {
+        names
+            .iter()
+            .map(|name| csi::cut::Member {
+                volume: id(name),
+                sealed: id(&format!("snap-{name}")),
+                request: format!("seal-{name}").parse().unwrap(),
+                attributes: Default::default(),
+            })
+            .collect()
+    };
+    let group = node.seal_group(members(), cas::RecordKind::Snapshot).await.unwrap();
+    assert!(group.transaction.is_some(), "{group:?}");
+    for (name, version) in names.iter().zip(&group.versions) {
+        let record = cas::record::get(&store, &id(&format!("snap-{name}"))).await.unwrap().value;
+        assert_eq!(record.head_tips().values().next(), Some(version));
+        assert_eq!(record.origin.unwrap().volume, id(name));
+    }
+    // A retry finds what was sealed, whatever was written since.
+    std::fs::write(live(&node, "vol-1").join("x"), "later").unwrap();
+    let again = node.seal_group(members(), cas::RecordKind::Snapshot).await.unwrap();
+    assert_eq!((again.versions, again.transaction), (group.versions, None));
+    for name in names {
+        assert!(!common::names(node.pool().path().join("volumes").join(name).join("snap")).is_empty());
+    }
+    stop(node).await;
+}
+
+#[test]
+fn hostile_ids_and_paths_reach_nothing() {
+    if !has_btrfs() {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (store, _) = runtime.block_on(store());
+    let pool = TestPool::new("node-a");
+    let node = runtime.block_on(pool.start(&store));
+    runtime.block_on(node.create(request("vol-1"))).unwrap();
+    let kubelet = Kubelet::new(&node);
+    let bait = kubelet.target("bait");
+    std::fs::create_dir(&bait).unwrap();
+    std::fs::write(bait.join("file"), "bait").unwrap();
+    let text = prop_oneof![
+        Just(String::new()),
+        Just("../../bait".to_owned()),
+        Just("/etc".to_owned()),
+        Just("vol-1/../vol-1".to_owned()),
+        Just(".".to_owned()),
+        Just("a\0b".to_owned()),
+        Just("vol-1".to_owned()),
+        Just(bait.display().to_string()),
+        Just("/proc/self/root".to_owned()),
+        Just("relative/path".to_owned()),
+        Just("x".repeat(5000)),
+        "\\PC{0,40}",
+    ];
+    let mode = prop_oneof![Just(0), Just(1), Just(5), Just(7), any::<i32>()];
+    let strategy = (proptest::collection::vec(text, 4), mode, any::<bool>(), any::<i64>());
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(200));
+    runner
+        .run(&strategy, |(texts, mode, readonly, bytes)| {
+            let service = &kubelet.service;
+            let [volume_id, path, staging, flag]: [String; 4] = texts.try_into().unwrap();
+            let volume_capability = Some(api::VolumeCapability {
+                access_mode: Some(AccessMode { mode }),
+                access_type: Some(AccessType::Mount(MountVolume {
+                    mount_flags: vec![flag.clone()],
+                    ..Default::default()
+                })),
+            });
+            // A target is kubelet's word, but it must never be one that hides what is there.
+            let target_path = if path.starts_with('/') { bait.display().to_string() } else { path.clone() };
+            let codes = runtime.block_on(async {
+                [
+                    code(
+                        service
+                            .node_stage_volume(Request::new(api::NodeStageVolumeRequest {
+                                volume_id: volume_id.clone(),
+                                staging_target_path: staging.clone(),
+                                volume_capability: volume_capability.clone(),
+                                ..Default::default()
+                            }))
+                            .await,
+                    ),
+                    code(
+                        service
+                            .node_publish_volume(Request::new(api::NodePublishVolumeRequest {
+                                volume_id: volume_id.clone(),
+                                target_path: if volume_id == "vol-1" {
+                                    "nowhere".to_owned()
+                                } else {
+                                    target_path.clone()
+                                },
+                                staging_target_path: staging.clone(),
+                                volume_capability: volume_capability.clone(),
+                                readonly,
+                                volume_context: HashMap::from([(flag.clone(), path.clone())]),
+                                ..Default::default()
+                            }))
+                            .await,
+                    ),
+                    code(
+                        service
+                            .node_unpublish_volume(Request::new(api::NodeUnpublishVolumeRequest {
+                                volume_id: volume_id.clone(),
+                                target_path: target_path.clone(),
+                            }))
+                            .await,
+                    ),
+                    code(
+                        service
+                            .node_unstage_volume(Request::new(api::NodeUnstageVolumeRequest {
+                                volume_id: volume_id.clone(),
+                                staging_target_path: staging.clone(),
+                            }))
+                            .await,
+                    ),
+                    code(
+                        service
+                            .node_get_volume_stats(Request::new(api::NodeGetVolumeStatsRequest {
+                                volume_id: volume_id.clone(),
+                                volume_path: path.clone(),
+                                staging_target_path: staging.clone(),
+                            }))
+                            .await,
+                    ),
+                    code(
+                        service
+                            .node_expand_volume(Request::new(api::NodeExpandVolumeRequest {
+                                volume_id: volume_id.clone(),
+                                volume_path: path.clone(),
+                                capacity_range: Some(api::CapacityRange {
+                                    required_bytes: bytes.min(1 << 40),
+                                    limit_bytes: 0,
+                                }),
+                                ..Default::default()
+                            }))
+                            .await,
+                    ),
+                ]
+            });
+            for code in codes {
+                prop_assert!(
+                    !matches!(code, Code::Internal | Code::Unknown | Code::DataLoss),
+                    "{:?} for {:?} {:?}",
+                    codes,
+                    volume_id,
+                    path
+                );
+            }
+            prop_assert_eq!(std::fs::read(bait.join("file")).unwrap(), b"bait");
+            prop_assert!(mounts_below(kubelet.dir.path()).is_empty());
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(common::names(node.pool().path().join("volumes")), ["vol-1"]);
+    drop(kubelet);
+    runtime.block_on(stop(node));
+}
