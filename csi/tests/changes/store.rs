@@ -22,7 +22,6 @@ pub(crate) struct Judge {
 /// What an incremental put cost.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Cost {
-    pub(crate) files_changed: u64,
     pub(crate) bytes_uploaded: u64,
 }
 
@@ -63,7 +62,7 @@ impl Judge {
                     .runtime
                     .block_on(self.writer.put(open(), Some(parent)))
                     .map_err(|error| format!("increment: {error}"))?;
-                cost = Cost { files_changed: written.files_changed, bytes_uploaded: written.bytes_uploaded };
+                cost = Cost { bytes_uploaded: written.bytes_uploaded };
                 written
             }
             _ => whole.clone(),
