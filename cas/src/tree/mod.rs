@@ -12,9 +12,13 @@ mod error;
 mod fetch;
 mod filemap;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod location;
 mod manifest;
 mod node;
+#[cfg(test)]
+mod node_tests;
 mod pack;
 mod put;
 mod read;

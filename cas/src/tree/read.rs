@@ -350,9 +350,10 @@ impl Reader {
         if let Some(below) = self.below(node, number).await? {
             return Ok(found_dir(name, &below));
         }
-        let first = match &node.node.entries[number].item {
-            Item::HardLink { first } => VolumePath::parse(first).ok(),
-            _ => None,
+        let first = if let Item::HardLink { first } = &node.node.entries[number].item {
+            VolumePath::parse(first).ok()
+        } else {
+            None
         };
         let (node, number) = self.first_name(tree, Arc::clone(node), number).await?;
         let item = &node.node.entries[number].item;

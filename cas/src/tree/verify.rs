@@ -120,7 +120,7 @@ impl Reader {
             match Footer::read(&bytes, size) {
                 Ok(footer) => return Ok(footer),
                 Err(FooterError::Short(needed)) if needed as u64 > tail && tail < size => {
-                    tail = needed as u64
+                    tail = needed as u64;
                 }
                 Err(error) => return Err(damaged(error.to_string())),
             }

@@ -100,9 +100,9 @@ fn mutate(root: &Path, random: &mut StdRng) {
             if let Some(path) = any.choose(random) {
                 let facts = std::fs::symlink_metadata(path).unwrap();
                 if facts.is_dir() {
-                    std::fs::remove_dir_all(path).unwrap()
+                    std::fs::remove_dir_all(path).unwrap();
                 } else {
-                    std::fs::remove_file(path).unwrap()
+                    std::fs::remove_file(path).unwrap();
                 }
             }
         }

@@ -14,9 +14,8 @@ use types::{Domain, PoolId, SystemClock};
 
 pub struct Place {
     pub dir: tempfile::TempDir,
-    pub objects: Arc<dyn Objects>,
     pub store: Store,
-    pub session: Session,
+    pub _session: Session,
     pub writer: Writer,
     pub reader: Reader,
     _operation: Operation,
@@ -49,7 +48,7 @@ impl Place {
         // Inode numbers are not used again there, which the walk that finds changes relies on.
         let shm = Path::new("/dev/shm");
         let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
-        Self { dir, objects, store, session, writer, reader, _operation: operation }
+        Self { dir, store, _session: session, writer, reader, _operation: operation }
     }
 
     /// A new empty directory.

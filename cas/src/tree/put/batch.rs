@@ -23,6 +23,9 @@ use crate::tree::stored::{Data, INLINE_MAX, Place, SLICE_MAX, StoredNode, Uses};
 pub(super) const BUNDLED_MAX: u64 = 64 << 10;
 /// The most plain bytes of a frame that files share.
 pub(super) const BUNDLE_MAX: u64 = 256 << 10;
+/// The longest piece that is read at once, as a length in memory.
+const SLICE_BUFFER: usize = 1 << 20;
+const _: () = assert!(SLICE_BUFFER as u64 == SLICE_MAX);
 /// Contents of one put that are remembered for deduplication; more than that only costs bytes.
 const KNOWN_MAX: usize = 1 << 20;
 /// How often a file that changes under us is read again.
@@ -141,6 +144,7 @@ pub(super) enum CellDone {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are files, and they are the large ones")]
 pub(super) enum Job {
     File(FileJob),
     Piece(PieceJob),
@@ -180,7 +184,7 @@ impl<'a> Worker<'a> {
         let compressor = Compressor::new(shop.zstd_level)
             .map_err(|source| TreeError::io("prepare to compress", b"", source))?;
         // One byte more than any piece, so that a file that grew is seen.
-        Ok(Self { shop, compressor, scratch: vec![0; SLICE_MAX as usize + 1], dir: None })
+        Ok(Self { shop, compressor, scratch: vec![0; SLICE_BUFFER + 1], dir: None })
     }
 
     pub(super) fn work(&mut self, batch: &mut Batch) -> Result<(), TreeError> {
@@ -274,7 +278,7 @@ impl<'a> Worker<'a> {
         let path = || join(&job.dir, &job.name);
         if let Some(inline) = &job.inline
             && inline.len() as u64 == job.facts.size
-            && inline.len() <= SLICE_MAX as usize
+            && inline.len() <= SLICE_BUFFER
         {
             self.scratch[..inline.len()].copy_from_slice(inline);
             let len = inline.len();

@@ -432,7 +432,7 @@ impl Built {
                 let uses = BuildUses::of(map_uses(&map));
                 Self::Map { cell_log2: map.cell_log2, root: TreeRef::At(map.root), uses }
             }
-            plain => Self::Plain(plain),
+            plain @ (Data::Nothing | Data::Inline(_) | Data::Slice { .. }) => Self::Plain(plain),
         }
     }
 }

@@ -86,16 +86,17 @@ impl Past<'_> {
                 let Some((node, _)) = self.directory(dir)? else { return Ok(None) };
                 let Some(number) = node.node.position(name) else { return Ok(None) };
                 // A first name is never a later one, so this ends.
-                match &node.node.entries[number].item {
-                    Item::File { size, content, .. } => Ok(Some(BaseFile {
-                        size: *size,
-                        content: *content,
-                        place: node.places[number].clone(),
-                    })),
-                    _ => Ok(None),
+                if matches!(node.node.entries[number].item, Item::File { .. }) {
+                    self.file_at(&node, number)
+                } else {
+                    Ok(None)
                 }
             }
-            _ => Ok(None),
+            Item::Directory { .. }
+            | Item::Symlink { .. }
+            | Item::Fifo { .. }
+            | Item::Socket { .. }
+            | Item::Device { .. } => Ok(None),
         }
     }
 }
@@ -313,13 +314,9 @@ impl Increment<'_> {
             let (dir, name) = (Arc::clone(dir), listed.name);
             return self.scanner.cutter.file(linked, FileJob { dir, name, facts, inline, old, done: None });
         }
-        match &base.place.data {
-            Data::Map(map) => {
-                let ranges = ranges.unwrap_or_else(|| vec![0..facts.size]);
-                self.large(dir, listed, linked, &base, map, &ranges)
-            }
-            _ => self.scanner.file(dir, listed, linked),
-        }
+        let Data::Map(map) = &base.place.data else { return self.scanner.file(dir, listed, linked) };
+        let ranges = ranges.unwrap_or_else(|| std::iter::once(0..facts.size).collect());
+        self.large(dir, listed, linked, &base, map, &ranges)
     }
 
     fn attributes(

@@ -105,15 +105,12 @@ fn linked_names(past: &Past<'_>) -> Result<BTreeMap<Vec<u8>, Vec<Vec<u8>>>, Tree
         }
         for (number, entry) in node.node.entries.iter().enumerate() {
             let at = join(&path, &entry.name);
-            match &entry.item {
-                Item::Directory { .. } => {
-                    if let Some(below) = past.below(&node, number)? {
-                        todo.push((at, below));
-                    }
-                }
-                Item::HardLink { first } => groups.entry(first.clone()).or_default().push(at),
-                _ if node.places[number].linked => groups.entry(at.clone()).or_default().push(at),
-                _ => {}
+            if let Some(below) = past.below(&node, number)? {
+                todo.push((at, below));
+            } else if let Item::HardLink { first } = &entry.item {
+                groups.entry(first.clone()).or_default().push(at);
+            } else if node.places[number].linked {
+                groups.entry(at.clone()).or_default().push(at);
             }
         }
     }

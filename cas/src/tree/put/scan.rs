@@ -160,7 +160,7 @@ impl Listed {
                 major: rustix::fs::major(self.facts.special),
                 minor: rustix::fs::minor(self.facts.special),
             },
-            _ => return None,
+            FileType::RegularFile | FileType::Directory | FileType::Unknown => return None,
         })
     }
 }

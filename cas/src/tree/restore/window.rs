@@ -83,6 +83,7 @@ pub(super) struct RangeUnit {
     pub(super) pack: Arc<PackId>,
     pub(super) range: Range<u64>,
     pub(super) frames: Vec<FrameUnit>,
+    #[expect(dead_code, reason = "held until it is dropped")]
     pub(super) done: Ticket,
 }
 
@@ -90,6 +91,7 @@ pub(super) struct RangeUnit {
 #[derive(Debug)]
 pub(super) struct PlainUnit {
     pub(super) spots: Vec<Spot>,
+    #[expect(dead_code, reason = "held until it is dropped")]
     pub(super) done: Ticket,
 }
 

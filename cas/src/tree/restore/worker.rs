@@ -21,8 +21,8 @@ use crate::tree::stored::Data;
 /// A unit that a worker can begin with.
 #[derive(Debug)]
 pub(super) enum Ready {
-    /// Fetched bytes; the permit is their part of the budget.
-    Range(RangeUnit, Bytes, OwnedSemaphorePermit),
+    /// Fetched bytes; the permit is their part of the budget, given back when the unit is done.
+    Range(RangeUnit, Bytes, #[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit),
     Plain(PlainUnit),
 }
 
@@ -269,9 +269,10 @@ fn enter(open: &mut Option<(Arc<Dir>, OwnedFd)>, target: &Target, spot: &Spot) -
 
 /// Puts the path into an error of a call that was made without it: paths are only put together when needed.
 fn name_path(error: TreeError, spot: &Spot) -> TreeError {
-    match error {
-        TreeError::Io { call, source, .. } => TreeError::Io { call, path: spot.path(), source },
-        error => error,
+    if let TreeError::Io { call, source, .. } = error {
+        TreeError::Io { call, path: spot.path(), source }
+    } else {
+        error
     }
 }
 
