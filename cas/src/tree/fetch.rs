@@ -1,15 +1,16 @@
 //! Reading frames, nodes and manifests from packs, through the cache, each proved before it is used.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use types::{ContentId, PackId, VersionId};
 
 use super::cache::Cache;
-use super::codec::Malformed;
+use super::codec::{Malformed, Take};
 use super::error::TreeError;
 use super::filemap::{self, Cell, PageRef};
-use super::frame::{Decompressor, FrameKind};
+use super::frame::{Decompressor, FrameHeader, FrameKind};
 use super::location::{Extent, Location, VersionRef};
 use super::manifest::Manifest;
 use super::stored::{MapPlace, StoredNode};
@@ -21,9 +22,60 @@ use crate::objects::{ObjectError, Objects};
 pub(crate) struct Fetch {
     pub(crate) objects: Arc<dyn Objects>,
     pub(crate) cache: Arc<Cache>,
+    /// Where the frames of packs end, if the tree is going to be walked whole: then tree frames that follow the one
+    /// asked for come with it.
+    ahead: Option<Arc<BTreeMap<Arc<PackId>, u64>>>,
 }
 
+/// How much is fetched with one tree frame when a tree is walked whole.
+const AHEAD: u64 = 1 << 20;
+
 impl Fetch {
+    pub(crate) fn new(objects: Arc<dyn Objects>, cache: Arc<Cache>) -> Self {
+        Self { objects, cache, ahead: None }
+    }
+
+    /// The same for a walk of a whole version: nodes lie in the order in which such a walk asks for them.
+    pub(crate) async fn ahead(&self, tree: &VersionRef) -> Result<Self, TreeError> {
+        let manifest = self.manifest(tree).await?;
+        // The manifest is the last frame of its own pack. Of other packs the end of the footer is known, and what is
+        // not a frame is passed over.
+        let own = (Arc::clone(&tree.manifest.pack), u64::from(tree.manifest.offset));
+        let ends = manifest
+            .packs
+            .iter()
+            .filter_map(|needed| Some((Arc::clone(&needed.pack), needed.object_bytes?)))
+            .chain(std::iter::once(own));
+        Ok(Self { ahead: Some(Arc::new(ends.collect())), ..self.clone() })
+    }
+
+    /// Reads a tree frame and the tree frames behind it.
+    async fn frames_ahead(&self, location: &Location, end: u64) -> Result<Bytes, TreeError> {
+        let wanted = location.range();
+        let end = end.min(wanted.start + AHEAD).max(wanted.end);
+        let bytes = self.range(&location.pack, wanted.start..end).await?;
+        let first = open(location, &bytes.slice(..location.stored_len as usize), FrameKind::Tree)?;
+        let mut at = location.stored_len as usize;
+        while let Some(header) = bytes.get(at..).and_then(|rest| FrameHeader::take(&mut Take::new(rest)).ok())
+        {
+            let next = Location {
+                pack: Arc::clone(&location.pack),
+                offset: location.offset.saturating_add(u32::try_from(at).unwrap_or(u32::MAX)),
+                stored_len: header.stored_len(),
+                raw_len: header.raw_len,
+            };
+            let Some(stored) = bytes.get(at..at + next.stored_len as usize) else { break };
+            at += stored.len();
+            // A damaged one is found when it is asked for.
+            if header.kind == FrameKind::Tree
+                && let Ok(raw) = open(&next, stored, FrameKind::Tree)
+            {
+                self.cache.keep_frame(&next, &raw);
+            }
+        }
+        Ok(first)
+    }
+
     /// Reads bytes of a pack. One that is gone or too short is damage, and named.
     pub(crate) async fn range(&self, pack: &PackId, range: std::ops::Range<u64>) -> Result<Bytes, TreeError> {
         match self.objects.get_range(&keys::pack(pack), range.clone()).await {
@@ -42,8 +94,16 @@ impl Fetch {
         if let Some(raw) = self.cache.frame(location) {
             return Ok(raw);
         }
-        let stored = self.range(&location.pack, location.range()).await?;
-        let raw = open(location, &stored, kind)?;
+        let end = self
+            .ahead
+            .as_ref()
+            .and_then(|ahead| ahead.get(&location.pack))
+            .filter(|_| kind == FrameKind::Tree);
+        let raw = if let Some(end) = end {
+            self.frames_ahead(location, *end).await?
+        } else {
+            open(location, &self.range(&location.pack, location.range()).await?, kind)?
+        };
         self.cache.keep_frame(location, &raw);
         Ok(raw)
     }

@@ -88,7 +88,7 @@ pub struct Reader {
 impl Reader {
     /// Makes a reader. `cache` is shared with the writer and the other readers of the process.
     pub fn new(store: Store, cache: Arc<Cache>) -> Self {
-        Self { fetch: Fetch { objects: Arc::clone(store.objects()), cache } }
+        Self { fetch: Fetch::new(Arc::clone(store.objects()), cache) }
     }
 
     /// Reads the manifest of a version.

@@ -68,8 +68,7 @@ impl Reader {
             }
         }
         // Nodes from the store, not from memory: what is proved is what others would read.
-        let cold =
-            Self { fetch: Fetch { objects: Arc::clone(&self.fetch.objects), cache: Cache::new(COLD_BYTES) } };
+        let cold = Self { fetch: Fetch::new(Arc::clone(&self.fetch.objects), Cache::new(COLD_BYTES)) };
         let (read, damages) = restore::check(&cold, tree, VerifyReport::MOST_DAMAGES).await?;
         report.files = read.files;
         report.directories = read.directories;

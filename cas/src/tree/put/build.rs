@@ -10,6 +10,7 @@ use types::VersionId;
 use super::batch::{Batch, CellDone, DoneData, Event, Job};
 use super::frames::{BuildUses, TreeFrames, TreeRef};
 use super::packs::Packs;
+use crate::tree::cache::Cache;
 use crate::tree::error::TreeError;
 use crate::tree::filemap::{self, Cell, PAGE_CELLS, PageRef};
 use crate::tree::frame::FrameKind;
@@ -80,6 +81,7 @@ struct OpenLarge {
 #[derive(Debug)]
 pub(super) struct Builder<'a> {
     packs: &'a Packs,
+    cache: &'a Cache,
     frames: TreeFrames<'a>,
     stack: Vec<OpenDir>,
     large: Option<OpenLarge>,
@@ -97,10 +99,11 @@ pub(super) struct Made {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(packs: &'a Packs, zstd_level: i32) -> Result<Self, TreeError> {
+    pub(super) fn new(packs: &'a Packs, cache: &'a Cache, zstd_level: i32) -> Result<Self, TreeError> {
         Ok(Self {
             packs,
-            frames: TreeFrames::new(packs, zstd_level)?,
+            cache,
+            frames: TreeFrames::new(packs, cache, zstd_level)?,
             stack: Vec::new(),
             large: None,
             known: HashMap::new(),
@@ -418,6 +421,7 @@ impl<'a> Builder<'a> {
         let manifest =
             Manifest { version: root.id, root: extent, totals: root.totals, packs: packs.collect() };
         let location: Location = self.frames.place(FrameKind::Manifest, &manifest.encode())?;
+        self.cache.keep_manifest(&location, &Arc::new(manifest));
         self.packs.finish()?;
         let tree = VersionRef { version: root.id, manifest: location };
         Ok(Made { tree, totals: root.totals })

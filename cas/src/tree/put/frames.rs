@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::packs::Packs;
+use crate::tree::cache::Cache;
 use crate::tree::error::TreeError;
 use crate::tree::frame::{Compressor, FrameKind};
 use crate::tree::location::{Extent, FRAME_RAW_MAX, Location, PackUse};
@@ -79,16 +82,17 @@ impl BuildUses {
 #[derive(Debug)]
 pub(super) struct TreeFrames<'a> {
     packs: &'a Packs,
+    cache: &'a Cache,
     compressor: Compressor,
     raw: Vec<u8>,
     closed: Vec<Location>,
 }
 
 impl<'a> TreeFrames<'a> {
-    pub(super) fn new(packs: &'a Packs, zstd_level: i32) -> Result<Self, TreeError> {
+    pub(super) fn new(packs: &'a Packs, cache: &'a Cache, zstd_level: i32) -> Result<Self, TreeError> {
         let compressor = Compressor::new(zstd_level)
             .map_err(|source| TreeError::io("prepare to compress", b"", source))?;
-        Ok(Self { packs, compressor, raw: Vec::new(), closed: Vec::new() })
+        Ok(Self { packs, cache, compressor, raw: Vec::new(), closed: Vec::new() })
     }
 
     /// Compresses one frame and places it.
@@ -106,6 +110,8 @@ impl<'a> TreeFrames<'a> {
         if !self.raw.is_empty() {
             let raw = std::mem::take(&mut self.raw);
             let location = self.place(FrameKind::Tree, &raw)?;
+            // The next increment begins with these nodes. Should this put fail, nobody ever asks for this place.
+            self.cache.keep_frame(&location, &Bytes::from(raw));
             self.closed.push(location);
         }
         Ok(())

@@ -143,7 +143,7 @@ impl Writer {
             known: Mutex::default(),
             zstd_level: self.options.zstd_level,
         };
-        let fetch = Fetch { objects: Arc::clone(self.store.objects()), cache: Arc::clone(&self.cache) };
+        let fetch = Fetch::new(Arc::clone(self.store.objects()), Arc::clone(&self.cache));
         let job =
             Put { shop, fetch, parent, workers: self.options.workers.max(1), runtime: Handle::current() };
         let mut work = tokio::spawn(blocking::run(move || job.run()));
@@ -272,7 +272,7 @@ impl Put {
     }
 
     fn build(&self, line: &Line<Batch>, parent: Option<&Manifest>) -> Result<Done, TreeError> {
-        let mut builder = Builder::new(&self.shop.packs, self.shop.zstd_level)?;
+        let mut builder = Builder::new(&self.shop.packs, &self.fetch.cache, self.shop.zstd_level)?;
         while let Some(batch) = line.next()? {
             builder.take(batch)?;
         }

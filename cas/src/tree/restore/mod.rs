@@ -63,7 +63,7 @@ impl Reader {
     ) -> Result<Restored, TreeError> {
         let root = self.fetch.root(tree).await?;
         let site = Site::new(Some(Target::new(target, options.owners)), None);
-        engine::run(&self.fetch, Arc::new(site), &options, move |walk| {
+        engine::run(&self.fetch.ahead(tree).await?, Arc::new(site), &options, move |walk| {
             if let Some(target) = &walk.site.target {
                 target.prepare()?;
             }
@@ -119,9 +119,12 @@ pub(super) async fn check(
         Err(error) => return Err(error),
     };
     let site = Arc::new(Site::new(None, Some(collect)));
-    let read = engine::run(&reader.fetch, Arc::clone(&site), &RestoreOptions::default(), move |walk| {
-        walk.tree(Arc::from(&b""[..]), root)
-    })
+    let read = engine::run(
+        &reader.fetch.ahead(tree).await?,
+        Arc::clone(&site),
+        &RestoreOptions::default(),
+        move |walk| walk.tree(Arc::from(&b""[..]), root),
+    )
     .await?;
     Ok((read, site.failures.damages()))
 }
