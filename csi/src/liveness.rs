@@ -16,6 +16,9 @@ const MAINTENANCE: Duration = Duration::from_secs(2);
 /// How many volumes one pass syncs at a time. More would only queue for the pool's door.
 const SYNCS: usize = 4;
 
+/// Limits are looked at with every this many passes: a tenant who deletes at the limit waits for this long.
+const PASSES_PER_RELIEF: u32 = 5;
+
 /// The pin is raised with every this many beats: garbage collection waits for the slowest session.
 const BEATS_PER_RAISE: u32 = 5;
 
@@ -102,14 +105,36 @@ impl Node {
     async fn keep_settled(self: Arc<Self>) {
         let mut tick = tokio::time::interval(MAINTENANCE);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut passes: u32 = 0;
         let stop = self.stop().clone();
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             self.settle_all().await;
-            let free = self.shelf().take_free();
-            if let Err(error) = self.pool().run(move |root| crate::local::delete_places(root, &free)).await {
-                tracing::warn!(%error, "snapshots that nobody needs could not be deleted; the next start does it");
+            passes = passes.wrapping_add(1);
+            if passes.is_multiple_of(PASSES_PER_RELIEF) {
+                self.relieve().await;
+            }
+            if let Err(error) = self.tidy().await {
+                tracing::warn!(%error, "what nobody needs could not be deleted; the next pass or start does it");
             }
         }
+    }
+
+    /// Deletes the snapshots that nobody needs any more, and wakes the kernel's cleaner for what was deleted: by itself it
+    /// looks every thirty seconds.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub async fn tidy(&self) -> Result<(), Error> {
+        let free = self.shelf().take_free();
+        self.pool()
+            .run(move |root| {
+                crate::local::delete_places(root, &free)?;
+                if btrfs::cleaner::queued(root)? > 0 {
+                    btrfs::cleaner::wait(root, &[], Duration::ZERO)?;
+                }
+                Ok(())
+            })
+            .await
     }
 
     /// Looks again at every volume that is not as it should be.
@@ -123,6 +148,41 @@ impl Node {
                 volume.update(|facts| facts.trouble = proto::status::message(&error));
             }
         }
+    }
+
+    /// Gives back what local snapshots hold of a tenant's limit. A charge stays until the last reference to its extent
+    /// goes, so near the limit the durable copies go, and the base turns.
+    pub async fn relieve(self: &Arc<Self>) {
+        let Some(me) = self.session_id() else { return };
+        for volume in self.volumes().all() {
+            if volume.claim(me).is_ok()
+                && let Err(error) = self.relieve_one(&volume).await
+                && error.kind() != Kind::Aborted
+            {
+                tracing::warn!(volume = %volume.id, %error, "near its limit, and nothing could be given back");
+            }
+        }
+    }
+
+    async fn relieve_one(self: &Arc<Self>, volume: &Arc<Volume>) -> Result<(), Error> {
+        let facts = volume.facts();
+        let Some(limit) = facts.about.kernel_limit() else { return Ok(()) };
+        let about = facts.about.clone();
+        let used = self.pool().run(move |root| crate::local::used(root, &about)).await?;
+        if used < limit / 10 * 9 {
+            return Ok(());
+        }
+        if self.is_dirty(volume).await? {
+            self.sync(&volume.id, SyncRequest::plain()).await?;
+        }
+        let facts = volume.facts();
+        for place in self.shelf().of_volume(&volume.id) {
+            // A copy that others grew from stays for them; one whose publication is not settled may be the head.
+            if !facts.unsettled.contains(&place) {
+                self.put_away(&place).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn look_after(self: &Arc<Self>, volume: &Arc<Volume>, me: SessionId) -> Result<(), Error> {

@@ -44,6 +44,8 @@ impl State {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(BUSY)?;
+        // Before WAL: then its index is in our memory. As a mapped file on a full pool it would be a SIGBUS.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         let found: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;

@@ -4,14 +4,15 @@
 //! conditional write of the record → base turns. A crash before the write leaves garbage; after it, a head that is among
 //! the local snapshots, which the next start recognises. Where nothing changed, nothing is written.
 
-use std::sync::{Arc, Mutex};
+mod queue;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use btrfs::Dir;
 use cas::lifecycle::{self, Publication};
 use cas::tree::{Parent, Written};
 use cas::{Claim, Known, Operation, Role, VersionRef};
-use tokio::sync::watch;
 use types::{EntryId, Epoch, VersionId, VolumeId};
 
 use crate::changes::changes;
@@ -20,6 +21,9 @@ use crate::layout::Place;
 use crate::local::{self, Marks, Taken};
 use crate::node::Node;
 use crate::volume::{Base, Facts, Head, Standing, Volume};
+
+use queue::Joined;
+pub(crate) use queue::SyncQueue;
 
 /// What the entry on the timeline says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,42 +66,6 @@ pub struct Synced {
     pub took: Duration,
     /// The owner's epoch.
     pub epoch: Epoch,
-}
-
-type Outcome = Option<Result<Synced, Arc<Error>>>;
-
-/// The sync of a volume that has not taken its snapshot yet. Callers may join that one and no other: what they wrote
-/// would not be in the snapshot of one that is further.
-#[derive(Debug, Default)]
-pub(crate) struct SyncQueue {
-    waiting: Mutex<Option<(SyncRequest, watch::Receiver<Outcome>)>>,
-    /// Held by the sync that runs.
-    turn: tokio::sync::Mutex<()>,
-}
-
-enum Joined {
-    Lead(watch::Sender<Outcome>),
-    Follow(watch::Receiver<Outcome>),
-    Refused,
-}
-
-impl SyncQueue {
-    fn join(&self, request: &SyncRequest) -> Joined {
-        let mut waiting = self.waiting.lock().expect("no code panics while it holds this lock");
-        // A leader that ended without an answer has closed its channel.
-        if let Some((of, receiver)) = waiting.as_ref().filter(|(_, receiver)| receiver.has_changed().is_ok())
-        {
-            return if of == request { Joined::Follow(receiver.clone()) } else { Joined::Refused };
-        }
-        let (sender, receiver) = watch::channel(None);
-        *waiting = Some((request.clone(), receiver));
-        Joined::Lead(sender)
-    }
-
-    /// The snapshot is about to be taken: whoever comes now waits for the next sync.
-    pub(crate) fn close(&self) {
-        *self.waiting.lock().expect("no code panics while it holds this lock") = None;
-    }
 }
 
 /// How a tree relates to the base.

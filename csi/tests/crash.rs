@@ -1,10 +1,9 @@
 //! Dying at every call to the store, before and after it happens, in each operation; then a new life on the same pool.
 //! Nothing that was answered is lost, nothing half-made is left, and the same request again ends well.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::drop_non_drop, reason = "tests")]
 
 mod common;
 
-use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -465,3 +465,100 @@ async fn a_move_takes_only_the_difference_when_the_head_was_prefetched() {
     stop(a).await;
     stop(b).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn near_its_limit_a_volume_gets_back_what_snapshots_hold() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    let mut wish = request("vol-1");
+    wish.limit_bytes = Some(100 << 20);
+    let volume = node.create(wish).await.unwrap().into_inner();
+    let path = live(&node, "vol-1").join("big");
+    let fill = format!("head -c 92M /dev/urandom > {0} && sync {0}", path.display());
+    sh(&fill);
+    let asked = SyncRequest { role: Role::Manual, label: "with the big file".to_owned() };
+    node.sync(&id("vol-1"), asked).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    sh(&format!("sync -f {}", live(&node, "vol-1").display()));
+    let used = |node: Arc<csi::node::Node>| async move {
+        let about = node.volumes().get(&id("vol-1")).unwrap().facts().about;
+        node.pool().run(move |root| csi::local::used(root, &about)).await.unwrap()
+    };
+    assert!(used(Arc::clone(&node)).await > 90 << 20, "the snapshots hold it");
+    node.relieve().await;
+    let mut free = false;
+    for _ in 0..100 {
+        node.tidy().await.unwrap();
+        free = used(Arc::clone(&node)).await < 10 << 20;
+        if free {
+            break;
+        }
+        // The cleaner works at its own pace.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert!(free);
+    sh(&fill);
+    assert!(!volume.facts().trouble.contains("limit"));
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_full_of_data_or_of_metadata_says_so_and_still_syncs_and_deletes() {
+    if !has_btrfs() {
+        return;
+    }
+    for kind in ["data", "metadata"] {
+        let (store, _) = store().await;
+        let pool = TestPool::sized("node-a", "300Mi");
+        let node = pool.start(&store).await;
+        let mut wish = request("vol-1");
+        wish.limit_bytes = None;
+        node.create(wish).await.unwrap();
+        std::fs::write(live(&node, "vol-1").join("file"), "x").unwrap();
+        let path = live(&node, "vol-1");
+        if kind == "data" {
+            sh(&format!("head -c 500M /dev/urandom > {}/fill 2>/dev/null || true", path.display()));
+        } else {
+            // All of the disk goes to data and comes back as room for data; then small files, which live in the metadata.
+            sh(&format!(
+                "mkdir {0}/m {0}/a; i=0; while fallocate -l 4M {0}/a/$i 2>/dev/null; do i=$((i+1)); done",
+                path.display()
+            ));
+            let mut bytes = [0_u8; 1900];
+            let full = (0..100_000_u32).any(|n| {
+                bytes.iter_mut().for_each(|byte| *byte = rand::random());
+                std::fs::write(path.join(format!("m/{n}")), bytes).is_err()
+            });
+            assert!(full);
+            std::fs::remove_dir_all(path.join("a")).unwrap();
+        }
+        drop(Command::new("sync").arg("-f").arg(pool.mount()).status());
+        let error = node.create(request("vol-2")).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::ResourceExhausted, "{kind}: {error}");
+        assert!(error.to_string().contains(kind), "{error}");
+        assert!(names(node.pool().path().join("staging")).is_empty());
+        assert_eq!(names(node.pool().path().join("volumes")), ["vol-1"]);
+        // A sync may find no room for its snapshot, but it says so and leaves nothing.
+        match node.sync(&id("vol-1"), SyncRequest::plain()).await {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), Kind::ResourceExhausted, "{kind}: {error}"),
+        }
+        sh(&format!("rm -rf {0}/fill {0}/m; sync -f {0}", live(&node, "vol-1").display()));
+        node.delete(&id("vol-1")).await.unwrap();
+        let mut back = false;
+        for _ in 0..100 {
+            back = node.create(request("vol-2")).await.is_ok();
+            if back {
+                break;
+            }
+            node.tidy().await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert!(back, "{kind}: there is room again");
+        stop(node).await;
+    }
+}
