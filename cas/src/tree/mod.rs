@@ -25,6 +25,7 @@ mod read;
 mod restore;
 mod source;
 mod stored;
+mod thread;
 mod usage;
 mod verify;
 

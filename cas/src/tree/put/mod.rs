@@ -13,6 +13,7 @@ mod scan;
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -39,6 +40,7 @@ use super::fetch::Fetch;
 use super::location::VersionRef;
 use super::manifest::Manifest;
 use super::stored::Totals;
+use super::thread::lead;
 use crate::{Session, Store, blocking};
 
 /// Batches on the line for each worker, each at most about 1 MiB of plain bytes.
@@ -146,7 +148,7 @@ impl Writer {
         let fetch = Fetch::new(Arc::clone(self.store.objects()), Arc::clone(&self.cache));
         let job =
             Put { shop, fetch, parent, workers: self.options.workers.max(1), runtime: Handle::current() };
-        let mut work = tokio::spawn(blocking::run(move || job.run()));
+        let mut work = pin!(lead(move || job.run()));
         let mut uploads = FuturesUnordered::new();
         let (mut bytes_uploaded, mut objects_written) = (0, 0);
         let mut made: Option<Result<Done, TreeError>> = None;
@@ -174,7 +176,7 @@ impl Writer {
                     });
                 }
                 done = &mut work, if made.is_none() => {
-                    made = Some(done.unwrap_or(Err(TreeError::Stopped("a thread of it panicked"))));
+                    made = Some(done);
                 }
                 else => break,
             }

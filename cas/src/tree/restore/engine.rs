@@ -1,5 +1,6 @@
 //! The threads and requests of a restore or a verification, put together.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -13,9 +14,9 @@ use super::walk::Walk;
 use super::window::{RangeUnit, Window};
 use super::worker::{Counts, Ready, Site, Worker, name_lost};
 use super::{RestoreOptions, Restored};
-use crate::blocking;
 use crate::tree::error::TreeError;
 use crate::tree::fetch::Fetch;
+use crate::tree::thread::lead;
 
 /// Requests in flight at once.
 const REQUESTS: usize = 16;
@@ -35,10 +36,10 @@ where
     // In KiB, so that the number of permits fits. A range that is larger than the budget goes alone.
     let budget = (options.budget_bytes >> 10).clamp(1, Semaphore::MAX_PERMITS >> 1);
     let semaphore = Arc::new(Semaphore::new(budget));
-    let mut work = {
+    let mut work = pin!({
         let (fetch, site, runtime) = (fetch.clone(), Arc::clone(&site), Handle::current());
-        tokio::spawn(blocking::run(move || threads(&fetch, &site, &runtime, sender, workers, walk)))
-    };
+        lead(move || threads(&fetch, &site, &runtime, sender, workers, walk))
+    });
     let mut requests = FuturesUnordered::new();
     let mut finished = None;
     loop {
@@ -49,7 +50,7 @@ where
                 requests.push(bring(fetch, &site, &semaphore, budget, unit));
             }
             done = &mut work, if finished.is_none() => {
-                finished = Some(done.unwrap_or(Err(TreeError::Stopped("a thread of it panicked"))));
+                finished = Some(done);
             }
             else => break,
         }
