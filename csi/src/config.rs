@@ -94,7 +94,7 @@ pub struct NodeConfig {
     pub csi: crate::csi::serve::NodeSocket,
 
     /// FOR TESTS ONLY: answers before the pool's commit. A power cut then loses what was acknowledged.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, env = "OPENSAIL_UNSAFE_NO_COMMIT")]
     pub unsafe_no_commit: bool,
 }
 

@@ -13,6 +13,7 @@ use proto::node::node_client::NodeClient;
 use serde_json::Value;
 use tonic::Status;
 use tonic::transport::Channel;
+use types::SystemClock;
 
 use crate::require;
 use crate::tree::Content;
@@ -146,6 +147,15 @@ impl Cluster {
         let mut command = self.command()?;
         command.args(arguments);
         command.output().with_context(|| format!("{command:?}"))
+    }
+
+    /// Opens the store without any daemon.
+    ///
+    /// # Errors
+    /// The store does not open.
+    pub async fn store(&self) -> Result<cas::Store> {
+        let url: cas::objects::StoreUrl = self.handle.store.parse()?;
+        Ok(cas::Store::open(url.connect().await?, Arc::new(SystemClock)).await?)
     }
 
     fn dev(&self, arguments: &[&str]) -> Result<()> {

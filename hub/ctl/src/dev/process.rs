@@ -93,9 +93,11 @@ fn stat(pid: i32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = text[text.rfind(')')? + 1..].split_whitespace();
     let state = fields.next()?;
-    // Field 22 of all; the state is field 3.
-    let started = fields.nth(18)?.parse().ok()?;
-    Some(Stat { started, dead: matches!(state, "Z" | "X") })
+    // Fields 20 and 22 of all; the state is field 3.
+    let threads: u32 = fields.nth(16)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
+    // A leader that is a zombie says nothing of its threads: one that is still in the kernel keeps the sockets open.
+    Some(Stat { started, dead: matches!(state, "Z" | "X") && threads <= 1 })
 }
 
 #[cfg(test)]
