@@ -374,12 +374,13 @@ impl Node {
         self.pool().run(move |root| Ok(Some(local::group(local::make_group(root, limit_bytes)?)))).await
     }
 
-    /// Removes a quota group that turned out not to be needed. One that still has members goes at a later start.
+    /// Removes a quota group that turned out not to be needed. One that still has members goes when they are cleaned.
     pub(crate) async fn drop_group(&self, group: Option<GroupId>) {
         let Some(group) = group else { return };
         let dropped = self.pool().run(move |root| Ok(btrfs::quota::remove_group(root, group)?)).await;
         if let Err(error) = dropped {
             tracing::debug!(%group, %error, "the quota group stays until its members are cleaned");
+            self.add_spare_group(group);
         }
     }
 }

@@ -125,16 +125,25 @@ impl Node {
     /// # Errors
     /// The kernel refused.
     pub async fn tidy(&self) -> Result<(), Error> {
-        let free = self.shelf().take_free();
-        self.pool()
+        let (free, groups) = (self.shelf().take_free(), self.take_spare_groups());
+        let left = self
+            .pool()
             .run(move |root| {
                 crate::local::delete_places(root, &free)?;
                 if btrfs::cleaner::queued(root)? > 0 {
                     btrfs::cleaner::wait(root, &[], Duration::ZERO)?;
                 }
-                Ok(())
+                // Busy as long as an extent is charged to one of its members.
+                Ok(groups
+                    .into_iter()
+                    .filter(|g| btrfs::quota::remove_group(root, *g).is_err())
+                    .collect::<Vec<_>>())
             })
-            .await
+            .await?;
+        for group in left {
+            self.add_spare_group(group);
+        }
+        Ok(())
     }
 
     /// Looks again at every volume that is not as it should be.

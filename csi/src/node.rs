@@ -1,7 +1,9 @@
 //! The node: its pool, its store, its session and its volumes, and how operations run on them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use btrfs::GroupId;
 use cas::tree::{Cache, Reader, Writer};
 use cas::{Session, Store};
 use tokio::sync::{Notify, watch};
@@ -37,6 +39,7 @@ pub struct Node {
     tasks: TaskTracker,
     stop: CancellationToken,
     store_trouble: Mutex<String>,
+    spare_groups: Mutex<BTreeSet<GroupId>>,
 }
 
 impl Node {
@@ -57,6 +60,7 @@ impl Node {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             store_trouble: Mutex::default(),
+            spare_groups: Mutex::default(),
         }
     }
 
@@ -178,6 +182,16 @@ impl Node {
 
     pub(crate) fn set_store_trouble(&self, trouble: String) {
         *self.store_trouble.lock().expect("no code panics while it holds this lock") = trouble;
+    }
+
+    /// Notes a quota group that goes when the cleaner is done with its members.
+    pub(crate) fn add_spare_group(&self, group: GroupId) {
+        self.spare_groups.lock().expect("no code panics while it holds this lock").insert(group);
+    }
+
+    /// The quota groups that are to be removed. The caller adds back those that cannot be yet.
+    pub(crate) fn take_spare_groups(&self) -> BTreeSet<GroupId> {
+        std::mem::take(&mut *self.spare_groups.lock().expect("no code panics while it holds this lock"))
     }
 
     /// Runs an operation to its end, also when the caller goes away.

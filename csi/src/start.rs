@@ -1,7 +1,7 @@
 //! Starting: the session is resumed or opened, and what is in the pool is compared with the records. A plain restart
 //! keeps the session and moves nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use btrfs::{Dir, subvolume};
@@ -67,8 +67,23 @@ impl Node {
             node.shelf().keep(&place);
         }
         node.open_session().await?;
+        node.find_spare_groups(&found).await?;
         node.load(found).await?;
         Ok(node)
+    }
+
+    /// Finds the quota groups of volumes that are gone.
+    async fn find_spare_groups(&self, found: &[Found]) -> Result<(), Error> {
+        if !self.pool().has_quota() {
+            return Ok(());
+        }
+        let used: BTreeSet<u64> = found.iter().filter_map(|found| found.about.as_ref()?.group).collect();
+        let groups = self.pool().run(|root| Ok(btrfs::quota::groups(root)?)).await?;
+        for group in groups.into_keys().filter(|group| group.level() == 1 && !used.contains(&group.number()))
+        {
+            self.add_spare_group(group);
+        }
+        Ok(())
     }
 
     /// Resumes the session that this pool had, or opens the next one.

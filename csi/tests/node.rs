@@ -374,6 +374,22 @@ async fn a_delete_is_made_once_and_ids_are_never_used_twice() {
     assert_eq!(node.delete(&id("vol-1")).await.unwrap(), Change::Already(()));
     assert_eq!(node.delete(&id("vol-9")).await.unwrap(), Change::Already(()));
     assert!(names(node.pool().path().join("volumes")).is_empty());
+    let mut groups = 1;
+    for _ in 0..100 {
+        node.tidy().await.unwrap();
+        groups = node
+            .pool()
+            .run(|root| {
+                Ok(btrfs::quota::groups(root)?.into_keys().filter(|group| group.level() == 1).count())
+            })
+            .await
+            .unwrap();
+        if groups == 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(groups, 0, "its quota group goes with it");
     let error = node.create(request("vol-1")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::AlreadyExists, "{error}");
     assert!(matches!(node.acquire(&id("vol-1"), false).await.unwrap_err(), Error::NoRecord { .. }));
