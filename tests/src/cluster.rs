@@ -1,7 +1,7 @@
 //! A cluster of the real daemons on this machine, started as a person would start it: by `sailctl dev up`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, ensure};
@@ -121,6 +121,33 @@ impl Cluster {
     /// The backing file of a node's pool.
     pub fn pool_image(&self, node: &str) -> PathBuf {
         self.directory.join(node).join("pool.img")
+    }
+
+    /// The CSI socket of a node.
+    pub fn csi_socket(&self, node: &str) -> PathBuf {
+        self.directory.join(node).join("csi.sock")
+    }
+
+    /// Starts a CSI controller, and returns it with its socket.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn csi_controller(&self) -> Result<(Child, PathBuf)> {
+        let socket = self.directory.join("controller.sock");
+        let log = std::fs::File::create(self.directory.join("controller.log"))?;
+        let mut controller = Command::new(binary("opensail-csi")?);
+        controller.arg("controller").arg("--hub").arg(&self.handle.hub).arg("--csi-socket").arg(&socket);
+        let controller = controller.stderr(log).spawn()?;
+        for _ in 0..200 {
+            if socket.exists() {
+                return Ok((controller, socket));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        anyhow::bail!(
+            "the CSI controller does not come up; see controller.log in {}",
+            self.directory.display()
+        )
     }
 
     /// Ends a daemon (a node's name, or `hub`) with SIGKILL.

@@ -52,6 +52,9 @@ pub(super) fn start(place: &Place, cluster: &Cluster, binaries: &Binaries, daemo
     Ok(true)
 }
 
+/// The kernel takes 107 bytes.
+const LONGEST_SOCKET: usize = 100;
+
 fn command<'a>(
     place: &Place,
     cluster: &Cluster,
@@ -77,6 +80,11 @@ fn command<'a>(
     push("--hub", cluster.hub.clone().into());
     push("--sync-interval", cluster.sync_interval.clone().into());
     push("--quota", cluster.quota.clone().into());
+    // A socket's path has to be short; where it cannot be, there is no CSI.
+    let socket = place.pool(&node.name).join("csi.sock");
+    if socket.as_os_str().len() < LONGEST_SOCKET {
+        push("--csi-socket", socket.into());
+    }
     arguments.insert(0, "node".into());
     (&binaries.csi, arguments)
 }
