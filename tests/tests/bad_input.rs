@@ -1,10 +1,11 @@
 //! Wrong requests and broken surroundings: each is told clearly, with what to do, and leaves nothing half-made behind.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -190,6 +191,25 @@ fn a_store_that_is_none_is_told() -> Result<()> {
         told(&up_fails(&["--store", store], &[])?, 2, store)?;
     }
     told(&up_fails(&["--pool-size", "many"], &[])?, 2, "many")
+}
+
+#[test]
+fn a_store_without_conditional_writes_is_told() -> Result<()> {
+    if !require::btrfs()? {
+        return Ok(());
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/careless_s3.py");
+    let mut server =
+        Command::new("python3").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().context("it was asked for")?).read_line(&mut port)?;
+    let keys = [("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")];
+    let store =
+        format!("s3://bucket?endpoint=http://127.0.0.1:{}&region=us-east-1&path_style=true", port.trim());
+    let answer = up_fails(&["--store", &store], &keys);
+    drop(server.stdin.take());
+    server.wait()?;
+    told(&answer?, 1, "conditional writes")
 }
 
 #[test]
