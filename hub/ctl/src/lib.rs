@@ -12,6 +12,7 @@ pub mod dev;
 pub mod doctor;
 pub mod error;
 pub mod files;
+pub mod limit;
 pub mod nodes;
 pub mod output;
 pub mod store;
