@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use btrfs::{Dir, subvolume};
+use btrfs::{Dir, GroupId, subvolume};
 use cas::session::Resumed;
 use cas::{Role, Session, Store};
 use futures::StreamExt as _;
@@ -79,8 +79,9 @@ impl Node {
         }
         let used: BTreeSet<u64> = found.iter().filter_map(|found| found.about.as_ref()?.group).collect();
         let groups = self.pool().run(|root| Ok(btrfs::quota::groups(root)?)).await?;
-        for group in groups.into_keys().filter(|group| group.level() == 1 && !used.contains(&group.number()))
-        {
+        // Ours are random and large; small ones that somebody else made on this filesystem are left alone.
+        let ours = |group: &GroupId| group.level() == 1 && group.number() >> 32 != 0;
+        for group in groups.into_keys().filter(|group| ours(group) && !used.contains(&group.number())) {
             self.add_spare_group(group);
         }
         Ok(())
