@@ -16,7 +16,7 @@ use crate::tree::node::{Item, tree_order};
 use crate::tree::stored::{Data, MapPlace, StoredNode};
 
 /// A window is worked on when it has this many files, cells and directories.
-const WINDOW: usize = 32_768;
+const WINDOW: usize = 16_384;
 
 /// See the module.
 #[derive(Debug)]
