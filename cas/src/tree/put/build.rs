@@ -9,10 +9,11 @@ use types::VersionId;
 
 use super::batch::{Batch, CellDone, DoneData, Event, Job};
 use super::frames::{BuildUses, TreeFrames, TreeRef};
+use super::large::OpenLarge;
 use super::packs::Packs;
 use crate::tree::cache::Cache;
 use crate::tree::error::TreeError;
-use crate::tree::filemap::{self, Cell, PAGE_CELLS, PageRef};
+use crate::tree::filemap::{Cell, PageRef};
 use crate::tree::frame::FrameKind;
 use crate::tree::location::{Extent, Location, PackUse, VersionRef};
 use crate::tree::manifest::{Manifest, PackNeeded};
@@ -24,7 +25,7 @@ const KNOWN_MAX: usize = 1 << 16;
 
 /// Where an entry's bytes lie, while the put goes on.
 #[derive(Debug, Clone)]
-enum Built {
+pub(super) enum Built {
     Plain(Data<Extent>),
     Map { cell_log2: u8, root: TreeRef, uses: BuildUses },
     Directory(TreeRef),
@@ -61,30 +62,14 @@ struct Finished {
     flags: u64,
 }
 
-/// A large file that is not finished.
-#[derive(Debug)]
-struct OpenLarge {
-    name: Vec<u8>,
-    linked: bool,
-    sparse: bool,
-    meta: Metadata,
-    size: u64,
-    cell_log2: u8,
-    uses: BuildUses,
-    cells: Vec<Cell>,
-    pages: Vec<PageRef<TreeRef>>,
-    /// The chaining values of a file of one page, which its root is folded from.
-    only: Vec<filemap::Chaining>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Builder<'a> {
     packs: &'a Packs,
     cache: &'a Cache,
-    frames: TreeFrames<'a>,
+    pub(super) frames: TreeFrames<'a>,
     stack: Vec<OpenDir>,
-    large: Option<OpenLarge>,
+    pub(super) large: Option<OpenLarge>,
     known: HashMap<(VersionId, u64), Finished>,
     root: Option<Finished>,
     /// Files that were read, made, moved or removed.
@@ -195,7 +180,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds an entry with what it uses.
-    fn add(&mut self, name: Vec<u8>, item: Item, linked: bool, sparse: bool, built: Built) {
+    pub(super) fn add(&mut self, name: Vec<u8>, item: Item, linked: bool, sparse: bool, built: Built) {
         let top = self.top();
         top.totals.add(entry_totals(&item, linked));
         match &built {
@@ -324,73 +309,6 @@ impl<'a> Builder<'a> {
             Built::Directory(tree) => Data::Directory(self.frames.at(tree)),
         };
         Place { linked: place.linked, sparse: place.sparse, data }
-    }
-
-    fn cell(&mut self, cell: Cell) -> Result<(), TreeError> {
-        let large = self.large.as_mut().expect("cells come within a large file");
-        if let Some((frame, _)) = &cell.place {
-            let number = large.pages.len() as u64 * PAGE_CELLS + large.cells.len() as u64;
-            let left = large.size.saturating_sub(number << large.cell_log2);
-            large.uses.count_data(frame, left.min(1 << large.cell_log2));
-        }
-        large.cells.push(cell);
-        if large.cells.len() as u64 == PAGE_CELLS { self.page() } else { Ok(()) }
-    }
-
-    /// Writes the page of the cells so far.
-    fn page(&mut self) -> Result<(), TreeError> {
-        let large = self.large.as_mut().expect("pages come within a large file");
-        let cells = std::mem::take(&mut large.cells);
-        let values: Vec<filemap::Chaining> = cells.iter().map(|cell| cell.chaining).collect();
-        let Some(chaining) = filemap::fold(&values) else { return Ok(()) };
-        if large.pages.is_empty() {
-            large.only = values;
-        }
-        let pages = filemap::pieces(large.size, filemap::page_log2(large.cell_log2));
-        let zeros = cells.iter().all(|cell| cell.place.is_none());
-        let place = if zeros && pages > 1 {
-            None
-        } else {
-            let bytes = filemap::encode_cells(&cells);
-            self.frames.prepare(bytes.len())?;
-            let tree = self.frames.append(&bytes)?;
-            large.uses.count(&tree);
-            Some(tree)
-        };
-        large.pages.push(PageRef { chaining, place });
-        Ok(())
-    }
-
-    fn large_end(&mut self) -> Result<(), TreeError> {
-        self.page()?;
-        let mut large = self.large.take().expect("a large file ends after it began");
-        let (root, content) = match large.pages.as_slice() {
-            [PageRef { place: Some(only), .. }] => (only.clone(), filemap::root_hash(&large.only)),
-            pages => {
-                let values: Vec<filemap::Chaining> = pages.iter().map(|page| page.chaining).collect();
-                let len = pages.len() * 48;
-                self.frames.prepare(len)?;
-                let pages: Vec<PageRef<At>> = pages
-                    .iter()
-                    .map(|page| PageRef {
-                        chaining: page.chaining,
-                        place: page.place.as_ref().map(|place| self.frames.at(place)),
-                    })
-                    .collect();
-                let root = self.frames.append(&filemap::encode_pages(&pages))?;
-                large.uses.count(&root);
-                (root, filemap::root_hash(&values))
-            }
-        };
-        let content = content.ok_or(TreeError::Unsupported {
-            path: large.name.clone(),
-            reason: "a map of fewer than two cells",
-        })?;
-        let built = Built::Map { cell_log2: large.cell_log2, root, uses: large.uses };
-        let item = Item::File { meta: large.meta, size: large.size, content };
-        self.files_changed += 1;
-        self.add(large.name, item, large.linked, large.sparse, built);
-        Ok(())
     }
 
     /// Returns the version that was built.

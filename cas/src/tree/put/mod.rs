@@ -2,11 +2,14 @@
 
 mod batch;
 mod build;
+mod cells;
 mod frames;
 mod increment;
+mod large;
 mod line;
 mod links;
 mod packs;
+mod past;
 mod relink;
 mod scan;
 
@@ -27,10 +30,11 @@ use types::{Domain, PackId};
 use self::batch::{Batch, Shop, Worker};
 pub(in crate::tree) use self::batch::{is_zero, join};
 use self::build::{Builder, Made};
-use self::increment::{Increment, Past};
+use self::increment::Increment;
 use self::line::Line;
 use self::links::Links;
 use self::packs::Packs;
+use self::past::Past;
 use self::relink::relink;
 use self::scan::{Cutter, Scanner};
 use super::cache::Cache;

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use types::VolumePath;
 
 use super::batch::join;
-use super::increment::{Base, Past};
 use super::links::Role;
+use super::past::{Base, Past};
 use crate::tree::changes::{Changes, ChildChange, DirChange};
 use crate::tree::error::TreeError;
 use crate::tree::node::{Item, tree_order};

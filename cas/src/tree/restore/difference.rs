@@ -14,12 +14,12 @@ use super::target::Target;
 use super::walk::Walk;
 use super::window::{Dir, Part, Spot};
 use super::worker::Counts;
+use crate::tree::diff::{pairs, same_but_metadata};
 use crate::tree::error::TreeError;
 use crate::tree::filemap::{self, Cell};
 use crate::tree::location::Extent;
 use crate::tree::node::Item;
 use crate::tree::put::join;
-use crate::tree::read::{pairs, same_but_metadata};
 use crate::tree::source;
 use crate::tree::stored::{Data, MapPlace, StoredNode};
 
