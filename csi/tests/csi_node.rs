@@ -105,7 +105,7 @@ fn mounts_below(path: &Path) -> Vec<PathBuf> {
 /// Incompressible bytes.
 fn noise(bytes: usize) -> Vec<u8> {
     let mut noise = vec![0; bytes];
-    rand::Rng::fill_bytes(&mut rand::rng(), &mut noise);
+    rand::rng().fill_bytes(&mut noise);
     noise
 }
 

@@ -1,5 +1,7 @@
 //! CSI over the real daemons and two nodes, called as kubelet and the sidecars call it.
 
+#![allow(clippy::print_stderr, reason = "what a test leaves behind is said")]
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
