@@ -8,24 +8,24 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// Who may know whom. `types` may be known by everybody: it is the words.
 const ARROWS: [(&str, &[&str]); 8] = [
-    ("opensail-types", &[]),
-    ("opensail-btrfs", &[]),
-    ("opensail-proto", &["opensail-types"]),
-    ("opensail-cas", &["opensail-types"]),
-    ("opensail-csi", &["opensail-proto", "opensail-cas", "opensail-btrfs", "opensail-types"]),
-    ("opensail-hub", &["opensail-proto", "opensail-cas", "opensail-types"]),
-    ("opensail-orchestrator", &["opensail-proto", "opensail-types"]),
-    ("opensail-ctl", &["opensail-orchestrator", "opensail-proto", "opensail-cas", "opensail-types"]),
+    ("types", &[]),
+    ("btrfs", &[]),
+    ("proto", &["types"]),
+    ("cas", &["types"]),
+    ("csi", &["proto", "cas", "btrfs", "types"]),
+    ("hub", &["proto", "cas", "types"]),
+    ("orchestrator", &["proto", "types"]),
+    ("ctl", &["orchestrator", "proto", "cas", "types"]),
 ];
 
 /// Whom the tests of a crate may know beside that.
 const IN_TESTS: [(&str, &str); 1] = [
     // The hub is tested through its own client.
-    ("opensail-hub", "opensail-orchestrator"),
+    ("hub", "orchestrator"),
 ];
 
 /// The whole-system tests may look at everything; nothing may look at them.
-const TESTS: &str = "opensail-tests";
+const TESTS: &str = "tests";
 
 const TOP: [&str; 11] = [
     "Cargo.lock",
@@ -76,10 +76,10 @@ fn crates_know_each_other_only_along_the_arrows() {
 fn the_words_know_no_runtime_and_no_wire() {
     let metadata = MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().unwrap();
     let forbidden: [(&str, &[&str]); 4] = [
-        ("opensail-types", &["tokio", "tonic", "prost"]),
-        ("opensail-cas", &["tonic", "prost", "libbtrfsutil"]),
-        ("opensail-hub", &["libbtrfsutil"]),
-        ("opensail-btrfs", &["tokio", "tonic"]),
+        ("types", &["tokio", "tonic", "prost"]),
+        ("cas", &["tonic", "prost", "libbtrfsutil"]),
+        ("hub", &["libbtrfsutil"]),
+        ("btrfs", &["tokio", "tonic"]),
     ];
     for (name, forbidden) in forbidden {
         let package = metadata.packages.iter().find(|package| package.name.as_str() == name).unwrap();

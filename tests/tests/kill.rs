@@ -1,7 +1,7 @@
 //! SIGKILL at random points of a loop of create, write, sync, fork, snapshot, restore, take-over and delete.
 //! Afterwards every acknowledged version restores byte-equal, and every live tree is what was last acknowledged.
 //!
-//! The bounded form runs with the other tests. The long one: `KILLS=500 cargo test -p opensail-tests --test kill`.
+//! The bounded form runs with the other tests. The long one: `KILLS=500 cargo test -p tests --test kill`.
 //! `KILL_SEED` repeats a schedule as far as timing allows.
 
 use std::collections::BTreeMap;

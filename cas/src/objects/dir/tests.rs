@@ -214,7 +214,7 @@ async fn a_full_disk_is_said_and_leaves_nothing() {
     assert_eq!(fs::read_dir(store.root().join(TEMPORARY)).unwrap().count(), 0);
 }
 
-/// Prints what a put and a read cost here. `cargo test -p opensail-cas --release dir_costs -- --ignored --nocapture`,
+/// Prints what a put and a read cost here. `cargo test -p cas --release dir_costs -- --ignored --nocapture`,
 /// with `TMPDIR` on the disk in question.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "a measurement"]
