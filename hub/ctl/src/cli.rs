@@ -230,6 +230,9 @@ pub struct LsArgs {
     /// Only the volumes on this node.
     #[arg(long, conflicts_with = "what")]
     pub node: Option<NodeName>,
+    /// Templates and other sealed records too.
+    #[arg(short, long, conflicts_with = "what")]
+    pub all: bool,
     /// Descends into directories.
     #[arg(short, long, requires = "what")]
     pub recursive: bool,

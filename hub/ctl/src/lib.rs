@@ -71,7 +71,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Create(args) => volumes::create(&context, output, args).await,
         Command::Ls(args) => match args.what {
             Some(what) => files::list(&context, output, &what, args.recursive).await,
-            None => volumes::list(&context, output, args.node.as_ref()).await,
+            None => volumes::list(&context, output, args.node.as_ref(), args.all).await,
         },
         Command::Describe(args) => volumes::describe(&context, output, &args.volume).await,
         Command::Fork(args) => volumes::fork(&context, output, args).await,

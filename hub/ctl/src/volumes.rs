@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use orchestrator::{NewFork, NewProject, Point, Projects, VolumeRef};
+use orchestrator::{NewFork, NewProject, Point, Projects, RecordKind, VolumeRef};
 use types::{Classify as _, InvalidId, Kind, NodeName, RequestId, ResourceName};
 
 use crate::call::{patiently, retried};
@@ -45,12 +45,13 @@ pub async fn create(context: &Context, output: &Output, args: CreateArgs) -> Res
     output.one(&Volume::from(volume))
 }
 
-/// Lists the volumes.
+/// Lists the volumes, and what nodes that lost their place had written; templates have a list of their own.
 ///
 /// # Errors
 /// The hub cannot answer whole.
-pub async fn list(context: &Context, output: &Output, node: Option<&NodeName>) -> Result<()> {
-    let volumes = context.projects()?.list(node).await.map_err(Error::asked("list the volumes"))?;
+pub async fn list(context: &Context, output: &Output, node: Option<&NodeName>, all: bool) -> Result<()> {
+    let mut volumes = context.projects()?.list(node).await.map_err(Error::asked("list the volumes"))?;
+    volumes.retain(|volume| all || matches!(volume.kind, RecordKind::Volume | RecordKind::Orphan));
     output.list(&volumes.into_iter().map(Volume::from).collect::<Vec<_>>())
 }
 

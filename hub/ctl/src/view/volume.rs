@@ -99,13 +99,15 @@ fn yes(flag: bool) -> String {
 }
 
 impl Row for Volume {
-    const HEADS: &'static [&'static str] =
-        &["ID", "NAME", "NODE", "EPOCH", "VERSION", "DIRTY", "USED", "QUOTA", "HEALTH", "SYNCED", "AGE"];
+    const HEADS: &'static [&'static str] = &[
+        "ID", "NAME", "KIND", "NODE", "EPOCH", "VERSION", "DIRTY", "USED", "QUOTA", "HEALTH", "SYNCED", "AGE",
+    ];
 
     fn cells(&self, now: Timestamp) -> Vec<String> {
         vec![
             self.id.to_string(),
             if self.name == self.id.as_str() { "-".to_owned() } else { self.name.clone() },
+            self.kind.clone(),
             dash(self.node.as_ref()),
             self.epoch.to_string(),
             dash(self.version.map(|version| version.short()).as_ref()),
