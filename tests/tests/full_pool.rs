@@ -8,29 +8,33 @@ use anyhow::{Context as _, Result, ensure};
 use tests::cluster::{Cluster, Options};
 use tests::same::run;
 
-/// Writes random bytes until there is no room.
+/// Writes random bytes until there is no room, also after a commit has given back what was only reserved.
 const DATA: &str = r"
 import os, sys
-with open(sys.argv[1] + '/fill', 'wb') as fill:
-    try:
-        while True:
-            fill.write(os.urandom(1 << 20)); fill.flush(); os.fsync(fill.fileno())
-    except OSError as error:
-        assert error.errno == 28, error
+refused = 0
+with open(sys.argv[1] + '/fill', 'wb', buffering=0) as fill:
+    while refused < 5:
+        try:
+            fill.write(os.urandom(1 << 18)); os.fdatasync(fill.fileno()); refused = 0
+        except OSError as error:
+            assert error.errno == 28, error
+            os.sync(); refused += 1
 ";
 
 /// Fills leaves of the tree with attributes until there is no room.
 const METADATA: &str = r"
 import os, sys
-number = 0
-try:
-    while True:
-        name = f'{sys.argv[1]}/fill-{number}'
+refused = number = 0
+while refused < 5:
+    number += 1
+    name = f'{sys.argv[1]}/fill-{number}'
+    try:
         os.close(os.open(name, os.O_CREAT | os.O_WRONLY)); os.setxattr(name, 'user.fill', os.urandom(15000))
-        number += 1
+        refused = 0
         if number % 200 == 0: os.sync()
-except OSError as error:
-    assert error.errno == 28, error
+    except OSError as error:
+        assert error.errno == 28, error
+        os.sync(); refused += 1
 ";
 
 #[test]
