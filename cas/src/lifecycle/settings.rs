@@ -56,7 +56,7 @@ pub async fn set_attributes(
 #[derive(Debug)]
 pub enum Exchanged {
     /// The attributes are as wanted, by this write or before it.
-    Done(Change<Stored<Record>>),
+    Done(Box<Change<Stored<Record>>>),
     /// An attribute is not as expected, and nothing was written.
     Differs {
         /// Which.
@@ -96,7 +96,7 @@ pub async fn exchange_attributes(
         Change::Made(stored) | Change::Already(stored) => &stored.value,
     };
     if differs(record, wanted).is_none() {
-        return Ok(Exchanged::Done(changed));
+        return Ok(Exchanged::Done(Box::new(changed)));
     }
     // What was wanted is not there, so something was not as expected at the time.
     let key = differs(record, expected).or_else(|| differs(record, wanted)).unwrap_or_default();
