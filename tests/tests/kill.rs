@@ -4,6 +4,8 @@
 //! The bounded form runs with the other tests. The long one: `KILLS=500 cargo test -p tests --test kill`.
 //! `KILL_SEED` repeats a schedule as far as timing allows.
 
+#![expect(clippy::print_stdout, reason = "the seed and the counts are what a person needs of it")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -136,6 +138,9 @@ impl Run {
             }
         }
         let first = attempt.await?;
+        if wanted {
+            println!("{op:?} {call:?}: killed {victims:?}, first answer {}", first.is_ok());
+        }
         for victim in &victims {
             self.cluster.restart(victim)?;
         }
@@ -144,7 +149,10 @@ impl Run {
             Err(status) => {
                 // A daemon that was restarted in an earlier step may still be telling what it holds.
                 let may_pass = proto::status::kind(status.code()).is_retryable();
-                ensure!(may_pass || !victims.is_empty(), "{op:?} {volume} failed with nothing killed: {status}");
+                ensure!(
+                    may_pass || !victims.is_empty(),
+                    "{op:?} {volume} failed with nothing killed: {status}"
+                );
                 self.repeat(&call).await?
             }
         };
@@ -285,6 +293,7 @@ impl Run {
     async fn take_over(&mut self, volume: &str) -> Result<()> {
         let Some(owner) = self.cluster.handle().owner(volume).await else { return Ok(()) };
         let other = self.cluster.nodes().into_iter().find(|node| *node != owner).context("two nodes")?;
+        println!("TakeOver {volume}: killed {owner}");
         self.cluster.kill(&owner)?;
         self.kills += 1;
         *self.kills_inside.entry(Op::TakeOver).or_default() += 1;

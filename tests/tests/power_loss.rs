@@ -6,6 +6,8 @@
 //!
 //! The second test takes the commit out and must see the loss; otherwise the first one proves nothing.
 
+#![expect(clippy::print_stdout, reason = "the seed and the counts are what a person needs of it")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

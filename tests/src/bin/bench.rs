@@ -4,7 +4,7 @@
 //! Every figure stands beside what the kernel or a plain tool needs for the same work on the same pool. It fails only
 //! where it could not measure.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+#![expect(clippy::print_stdout, reason = "a program for people")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
