@@ -79,20 +79,25 @@ async fn main() -> Result<()> {
     );
     let mut figures = Vec::new();
     if wanted(Group::Store) {
-        figures.extend(bench.store(&source, arguments.repetitions).await?);
+        figures.extend(shown(bench.store(&source, arguments.repetitions).await?));
     }
     bench.sync(&source.id).await?;
     if wanted(Group::Fork) {
-        figures.extend(bench.fork(&source).await?);
+        figures.extend(shown(bench.fork(&source).await?));
     }
     if wanted(Group::Sync) {
-        figures.extend(bench.one_edit(&source).await?);
+        figures.extend(shown(bench.one_edit(&source).await?));
     }
-    print!("{}", table(&figures));
     if let Some(json) = &arguments.json {
         fs::write(json, serde_json::to_vec_pretty(&figures)?)?;
     }
     Ok(())
+}
+
+/// Prints what a group found as soon as it has, so that a later one that fails takes nothing with it.
+fn shown(figures: Vec<Figure>) -> Vec<Figure> {
+    print!("{}", table(&figures));
+    figures
 }
 
 struct Bench {
@@ -149,7 +154,8 @@ impl Bench {
             .into_inner()
             .version;
         let live = Dir::open(&source.path)?;
-        let scratch = pool_of(source)?.create_dir(format!("bench-{}", std::process::id()), 0o700)?;
+        let beside = "bench-raw";
+        let scratch = pool_of(source)?.create_dir(beside, 0o700)?;
         let mut node = self.handle.node(&source.node).await?;
         let (mut rpc, mut raw) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
@@ -172,7 +178,7 @@ impl Bench {
             scratch.delete_subvolume(format!("raw-{round}"))?;
             self.delete(format!("bench-fork-{round}")).await?;
         }
-        pool_of(source)?.remove_dir(scratch.name())?;
+        pool_of(source)?.remove_dir(beside)?;
         Ok(vec![Figure::new(
             "fork",
             format!("fork of {} files, node RPC p50, {ROUNDS} rounds", source.files),
