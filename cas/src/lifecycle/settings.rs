@@ -54,7 +54,6 @@ pub async fn set_attributes(
 
 /// How an exchange of attributes ended.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one is made a call, and it is taken apart at once")]
 pub enum Exchanged {
     /// The attributes are as wanted, by this write or before it.
     Done(Box<Change<Stored<Record>>>),
