@@ -314,3 +314,18 @@ fn a_cluster_that_is_not_there_is_told() -> Result<()> {
     // There is nothing to stop, which is what was wanted.
     run(Command::new(binary("sailctl")?).args(["dev", "down", "--dir", directory]))
 }
+
+#[test]
+fn what_stands_in_the_way_of_a_cluster_is_left_alone() -> Result<()> {
+    let Some(cluster) = Cluster::start("way", 1)? else { return Ok(()) };
+    let directory = cluster.directory().to_str().context("UTF-8")?;
+    let before = cluster.json(&["dev", "status", "--dir", directory])?;
+    fs::write(cluster.directory().join("node-2"), "precious")?;
+    let up = ["dev", "up", "--dir", directory, "--nodes"];
+    told(&cluster.refused(&[&up[..], &["2"]].concat())?, 3, "node-2")?;
+    assert_eq!(fs::read(cluster.directory().join("node-2"))?, b"precious");
+    fs::remove_file(cluster.directory().join("node-2"))?;
+    told(&cluster.refused(&[&up[..], &["1", "--store", "dir:///elsewhere"]].concat())?, 3, "elsewhere")?;
+    assert_eq!(cluster.json(&["dev", "status", "--dir", directory])?, before);
+    Ok(())
+}

@@ -366,7 +366,8 @@ fn a_cluster_that_is_up_is_left_as_it_is_and_one_that_was_down_goes_on() -> Resu
     let before = cluster.json(&["dev", "status", "--dir", directory])?;
     let again = cluster.json(&["dev", "up", "--nodes", "1", "--dir", directory])?;
     assert_eq!(before, again, "the same processes");
-    cluster.sailctl(&["dev", "down", "--dir", directory])?;
+    let down = cluster.json(&["dev", "down", "--dir", directory])?;
+    assert_eq!((&down["purged"], &down["already"]), (&Value::Bool(false), &Value::Bool(false)));
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     assert!(!mounts.contains(directory), "nothing stays mounted");
     cluster.json(&["dev", "up", "--nodes", "2", "--dir", directory])?;

@@ -261,12 +261,33 @@ impl Place {
         paths.extend(beside.filter(|path| {
             path.file_name().is_some_and(|name| name.as_bytes().starts_with(state.as_bytes()))
         }));
-        for daemon in cluster.daemons() {
-            paths.push(self.log(daemon));
-            if daemon != HUB {
-                paths.push(self.pool(daemon));
-            }
+        paths.extend(cluster.daemons().flat_map(|daemon| self.of(daemon)));
+        self.remove(paths)?;
+        // It stays where somebody else keeps something in it.
+        drop(fs::remove_dir(&self.directory));
+        Ok(())
+    }
+
+    /// Refuses to take over what this cluster did not make.
+    pub(super) fn require_free(&self, node: &str) -> Result<()> {
+        let pool = self.pool(node);
+        if pool.symlink_metadata().is_err() {
+            return Ok(());
         }
+        Err(Error::state(
+            format!("{} is there, and no pool of this cluster", pool.display()),
+            "move it away, or choose another --dir",
+        ))
+    }
+
+    /// What a daemon has here.
+    pub(super) fn of(&self, daemon: &str) -> Vec<PathBuf> {
+        let pool = (daemon != HUB).then(|| self.pool(daemon));
+        [self.log(daemon), self.pid(daemon)].into_iter().chain(pool).collect()
+    }
+
+    /// Removes files and directories; those that are not there are fine.
+    pub(super) fn remove(&self, paths: Vec<PathBuf>) -> Result<()> {
         for path in paths {
             let removed = match path.symlink_metadata() {
                 Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
@@ -276,8 +297,6 @@ impl Place {
             };
             removed.map_err(|error| Error::path("remove", &path, error))?;
         }
-        // It stays where somebody else keeps something in it.
-        drop(fs::remove_dir(&self.directory));
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ use types::{ByteSize, Timestamp};
 
 use crate::cli::{DevCommand, DownArgs, UpArgs};
 use crate::error::{Error, Result};
-use crate::output::{Output, Row, dash};
+use crate::output::{Fields, Output, Row, dash};
 use cluster::{Cluster, HUB, Place};
 use daemon::Binaries;
 
@@ -80,26 +80,22 @@ async fn up(args: UpArgs, output: &Output) -> Result<()> {
     let mut place = Place::new(args.place.dir.clone())?;
     place.create()?;
     let _lock = place.lock()?;
-    let known = place.cluster()?;
-    let fresh = known.is_none();
-    let cluster = match known {
+    let before = place.cluster()?;
+    let cluster = match before.clone() {
         Some(cluster) => again(cluster, &args)?,
         None => Cluster::new(&place, &args)?,
     };
+    let known = before.as_ref().map_or(0, |before| before.nodes.len());
+    for node in cluster.nodes.iter().skip(known) {
+        place.require_free(&node.name)?;
+    }
     place.save(&cluster)?;
     let spinner = output.spinner("starting");
     let mut started = Vec::new();
     let outcome = start_all(&place, &cluster, &binaries, &mut started).await;
     spinner.finish_and_clear();
     if let Err(error) = outcome {
-        // What this command started goes again; what it found running stays.
-        for daemon in started.iter().rev() {
-            stop(&place, daemon).await?;
-        }
-        if fresh {
-            pools::clear(&place.directory).await?;
-            place.purge(&cluster)?;
-        }
+        undo(&place, before.as_ref(), &cluster, &started).await?;
         return Err(error);
     }
     let pointed = place.point_user_here()?;
@@ -111,6 +107,25 @@ async fn up(args: UpArgs, output: &Output) -> Result<()> {
         output.remark(&format!("export SAILCTL_CONTEXT={}", place.context().display()));
     }
     Ok(())
+}
+
+/// Takes back what a start did that failed: what it found running stays, and what had data before keeps it.
+async fn undo(place: &Place, before: Option<&Cluster>, cluster: &Cluster, started: &[String]) -> Result<()> {
+    for daemon in started.iter().rev() {
+        stop(place, daemon).await?;
+        if daemon != HUB {
+            pools::clear(&place.pool(daemon)).await?;
+        }
+    }
+    match before {
+        None => place.purge(cluster),
+        Some(before) => {
+            let added = cluster.nodes.iter().skip(before.nodes.len());
+            place
+                .save(before)
+                .and_then(|()| place.remove(added.flat_map(|node| place.of(&node.name)).collect()))
+        }
+    }
 }
 
 async fn start_all(
@@ -148,9 +163,9 @@ fn again(mut cluster: Cluster, args: &UpArgs) -> Result<Cluster> {
 /// Stops the daemons, nodes first, and takes their pools out of the kernel.
 async fn down(args: DownArgs, output: &Output) -> Result<()> {
     let place = Place::new(args.place.dir)?;
+    let directory = place.directory.display().to_string();
     let Some(cluster) = place.cluster()? else {
-        output.remark(&format!("there is no cluster in {}", place.directory.display()));
-        return Ok(());
+        return output.one(&Down { directory, purged: false, already: true });
     };
     let _lock = place.lock()?;
     let spinner = output.spinner("stopping");
@@ -169,11 +184,26 @@ async fn down(args: DownArgs, output: &Output) -> Result<()> {
     place.point_user_away();
     if args.purge {
         place.purge(&cluster)?;
-        output.remark(&format!("{} is gone", place.directory.display()));
-    } else {
-        output.remark(&format!("stopped; the data is in {}", place.directory.display()));
     }
-    Ok(())
+    output.one(&Down { directory, purged: args.purge, already: false })
+}
+
+#[derive(Debug, Serialize)]
+struct Down {
+    directory: String,
+    purged: bool,
+    already: bool,
+}
+
+impl Fields for Down {
+    fn fields(&self, _now: Timestamp) -> Vec<(&'static str, String)> {
+        let what = match (self.already, self.purged) {
+            (true, _) => "there was no cluster in",
+            (false, true) => "gone, with its data",
+            (false, false) => "stopped; the data is in",
+        };
+        vec![(what, self.directory.clone())]
+    }
 }
 
 /// Asks a daemon to stop, and ends it where it does not.
