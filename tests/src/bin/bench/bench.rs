@@ -1,0 +1,102 @@
+//! What every group works with: a cluster, and a volume with the data set in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use btrfs::Dir;
+use proto::hub::{CreateVolumeRequest, DeleteVolumeRequest, TriggerSyncRequest};
+use tests::cluster::Handle;
+
+pub(crate) struct Bench {
+    pub(crate) handle: Handle,
+    pub(crate) data: PathBuf,
+    pub(crate) work: PathBuf,
+}
+
+/// A volume with the data set in it.
+pub(crate) struct Source {
+    pub(crate) id: String,
+    pub(crate) node: String,
+    pub(crate) path: PathBuf,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Bench {
+    /// Creates a volume in a dedup domain of its own and copies the data set into it.
+    pub(crate) async fn filled_volume(&self, request: &str, domain: &str) -> Result<Source> {
+        let request = CreateVolumeRequest {
+            request_id: request.to_owned(),
+            domain: domain.to_owned(),
+            quota_bytes: Some(0),
+            node_hint: "node-1".to_owned(),
+            ..CreateVolumeRequest::default()
+        };
+        let made = self.handle.hub().create_volume(request).await?.into_inner();
+        let path = PathBuf::from(&made.path);
+        run(Command::new("cp").arg("-a").arg(self.data.join(".")).arg(&path))?;
+        let (files, bytes) = count(&path)?;
+        btrfs::commit::sync_all(&Dir::open(&path)?)?;
+        Ok(Source { id: made.volume_id, node: made.node, path, files, bytes })
+    }
+
+    pub(crate) async fn sync(&self, volume: &str) -> Result<proto::node::SyncVolumeResponse> {
+        let request = TriggerSyncRequest { volume_id: volume.to_owned() };
+        Ok(self.handle.hub().trigger_sync(request).await?.into_inner())
+    }
+
+    pub(crate) async fn delete(&self, volume: String) -> Result<()> {
+        self.handle.hub().delete_volume(DeleteVolumeRequest { volume_id: volume }).await?;
+        Ok(())
+    }
+}
+
+/// The root of the pool that holds a volume: `<pool>/volumes/<id>/data`.
+pub(crate) fn pool_root(live: &Path) -> Result<PathBuf> {
+    Ok(live.ancestors().nth(3).context("a volume lies three levels below its pool")?.to_owned())
+}
+
+pub(crate) fn pool_path(source: &Source) -> PathBuf {
+    pool_root(&source.path).expect("a live path of a volume")
+}
+
+pub(crate) fn pool_of(source: &Source) -> Result<Dir> {
+    Ok(Dir::open(pool_path(source))?)
+}
+
+/// Files and their bytes below a directory.
+pub(crate) fn count(directory: &Path) -> Result<(u64, u64)> {
+    let (mut files, mut bytes) = (0, 0);
+    let mut queue = vec![directory.to_owned()];
+    while let Some(next) = queue.pop() {
+        for entry in fs::read_dir(&next)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                queue.push(entry.path());
+            } else {
+                files += 1;
+                bytes += metadata.len();
+            }
+        }
+    }
+    Ok((files, bytes))
+}
+
+pub(crate) fn quote(path: &Path) -> String {
+    format!("'{}'", path.display())
+}
+
+pub(crate) fn shell(script: &str) -> Result<()> {
+    run(Command::new("bash").args(["-o", "pipefail", "-c", script]))
+}
+
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

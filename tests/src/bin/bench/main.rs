@@ -1,0 +1,100 @@
+//! Measures against the limit, interleaved in the same run: `hack/bench [GROUP…] --json FILE`.
+//!
+//! Daemons, pools and store lie in memory-backed files, so that the disk of the machine is not what is measured.
+//! Every figure stands beside what the kernel or a plain tool needs for the same work on the same pool. It fails only
+//! where it could not measure.
+
+#![expect(clippy::print_stdout, reason = "a program for people")]
+
+mod bench;
+mod fork;
+mod store;
+mod sync;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, ValueEnum};
+use tests::cluster::{Cluster, Options};
+use tests::figures::{Figure, table};
+
+use crate::bench::Bench;
+
+/// Enough for the data set, its copies and the store.
+const POOL: &str = "12Gi";
+
+/// Measures and compares.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to measure; nothing: everything.
+    groups: Vec<Group>,
+    /// Also writes the figures there.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// A directory of real files.
+    #[arg(long)]
+    data: PathBuf,
+    /// Where pools and store go.
+    #[arg(long, default_value = "/dev/shm")]
+    place: PathBuf,
+    /// Repetitions of what takes seconds.
+    #[arg(long, default_value_t = 3)]
+    repetitions: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Group {
+    /// Forks of a large volume against raw snapshots.
+    Fork,
+    /// One edited file against raw snapshots and store round trips.
+    Sync,
+    /// First sync and restore against `btrfs send | zstd` and `btrfs receive`.
+    Store,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let wanted = |group| arguments.groups.is_empty() || arguments.groups.contains(&group);
+    let place = tempfile::Builder::new().prefix("opensail-bench-").tempdir_in(&arguments.place)?;
+    let options = Options {
+        directory: Some(place.path().join("dev")),
+        arguments: vec!["--pool-size".to_owned(), POOL.to_owned()],
+        ..Options::default()
+    };
+    let cluster =
+        Cluster::start_with("bench", 2, options)?.context("this machine cannot run the benchmark")?;
+    let bench =
+        Bench { handle: cluster.handle(), data: arguments.data.clone(), work: place.path().to_owned() };
+    let source = bench.filled_volume("bench-source", "source").await?;
+    println!(
+        "data: {} ({} files, {} MB); store: directory on {}; caches warm; {} repetitions of long runs",
+        arguments.data.display(),
+        source.files,
+        source.bytes / 1_000_000,
+        arguments.place.display(),
+        arguments.repetitions,
+    );
+    let mut figures = Vec::new();
+    if wanted(Group::Store) {
+        figures.extend(shown(bench.store(&source, arguments.repetitions).await?));
+    }
+    bench.sync(&source.id).await?;
+    if wanted(Group::Fork) {
+        figures.extend(shown(bench.fork(&source).await?));
+    }
+    if wanted(Group::Sync) {
+        figures.extend(shown(bench.one_edit(&source).await?));
+    }
+    if let Some(json) = &arguments.json {
+        fs::write(json, serde_json::to_vec_pretty(&figures)?)?;
+    }
+    Ok(())
+}
+
+/// Prints what a group found as soon as it has, so that a later one that fails takes nothing with it.
+fn shown(figures: Vec<Figure>) -> Vec<Figure> {
+    print!("{}", table(&figures));
+    figures
+}
