@@ -1,19 +1,34 @@
 //! Records as the hub reads them. The store is asked each time; what is kept saves the reading of those that did not
-//! change, by their etags. So a list is complete or an error, whatever this hub has seen before.
+//! change, by their etags.
+//!
+//! A list begins with the store's own listing, compared with what is kept, so it is complete or an error, whatever this hub
+//! has seen before. Its pages then come from what is kept, in order of the ids.
 
-use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use cas::objects::{Key, Meta};
+use cas::objects::Key;
 use cas::record::{Record, RecordKind, State as Life};
 use cas::{Store, Stored};
 use futures::{StreamExt as _, TryStreamExt as _};
-use types::{ResourceName, VolumeId};
+use prost::Message as _;
+use tokio::sync::Mutex;
+use types::{ResourceName, SessionId, VolumeId};
 
 use crate::error::Error;
-use crate::state::{CachedRecord, State};
+use crate::records::{KeptRecord, Range};
+use crate::state::State;
+use crate::view;
 
 /// How many records are read at once.
 const READ_AHEAD: usize = 16;
+
+/// How many records are kept in one transaction.
+const KEPT_AT_ONCE: usize = 500;
+
+/// How long the pages of a list are served from the listing that it began with. A caller that takes longer over them causes
+/// another listing, which costs time and nothing else.
+const LIST_TIME: Duration = Duration::from_secs(30);
 
 /// The attribute that holds a volume's name for people.
 pub const NAME: &str = "name";
@@ -23,19 +38,21 @@ pub const NAME: &str = "name";
 pub struct Catalog {
     store: Store,
     state: State,
+    /// When the last refresh began and how many records it found. Held by the one that runs.
+    refreshed: Arc<Mutex<Option<(Instant, usize)>>>,
 }
 
 impl Catalog {
     /// Reads from `store`, keeps in `state`.
     pub fn new(store: Store, state: State) -> Self {
-        Self { store, state }
+        Self { store, state, refreshed: Arc::default() }
     }
 
     /// Reads a record from the store.
     pub async fn read(&self, volume: &VolumeId) -> Result<Option<Record>, Error> {
         match cas::record::read(&self.store, volume).await? {
             Some(stored) => {
-                self.state.put_records(vec![cached(&stored)]).await?;
+                self.state.put_records(vec![kept(&stored)]).await?;
                 Ok(Some(stored.value))
             }
             None => {
@@ -112,70 +129,92 @@ impl Catalog {
         Ok(named)
     }
 
-    /// Returns records in order of their ids, beginning after `after`: one page of the store's listing, and the id
-    /// after which to go on.
-    pub async fn page(&self, after: Option<&VolumeId>) -> Result<(Vec<Record>, Option<VolumeId>), Error> {
-        let after = after.map(cas::keys::volume);
-        let page = self.store.objects().list(cas::keys::VOLUMES, after.as_ref()).await?;
-        let next = page.next.as_ref().map(volume_of).transpose()?;
-        Ok((self.load(&page.entries).await?, next))
+    /// Makes sure that a list which begins now misses nothing: all that is in the store when this is called is kept when it
+    /// returns. The pages after a list's first one are served from what is kept then, as long as that is young.
+    ///
+    /// # Errors
+    /// The store could not be listed, or a record not be read: a list is complete or an error.
+    pub async fn begin_list(&self, goes_on: bool) -> Result<(), Error> {
+        let now = self.store.clock().monotonic();
+        let since = if goes_on { now.checked_sub(LIST_TIME).unwrap_or(now) } else { now };
+        self.refreshed_since(since).await.map(drop)
     }
 
-    /// Returns the records of a listing: from what is kept where the etag is the same, else from the store. One that
-    /// went away meanwhile is left out.
-    async fn load(&self, listed: &[Meta]) -> Result<Vec<Record>, Error> {
-        let volumes: Vec<VolumeId> =
-            listed.iter().map(|meta| volume_of(&meta.key)).collect::<Result<_, _>>()?;
-        let kept: HashMap<VolumeId, CachedRecord> = self
-            .state
-            .records(volumes.clone())
-            .await?
-            .into_iter()
-            .map(|record| (record.volume.clone(), record))
-            .collect();
-        let mut wanted = Vec::with_capacity(volumes.len());
-        for (meta, volume) in listed.iter().zip(volumes) {
-            let kept = kept.get(&volume).filter(|kept| kept.etag == meta.etag.as_str());
-            let record = kept.and_then(|kept| serde_json::from_str::<Record>(&kept.json).ok());
-            wanted.push((volume, record));
-        }
-        let reads = wanted.into_iter().map(|(volume, known)| async move {
-            if known.is_some() {
-                return Ok((known, None));
-            }
-            let stored = cas::record::read(&self.store, &volume).await?;
-            let fresh = stored.as_ref().map(cached);
-            Ok::<_, Error>((stored.map(|stored| stored.value), fresh))
+    /// Returns living records and their owners, in order of their ids.
+    pub async fn range(&self, range: Range) -> Result<Vec<(proto::hub::Volume, Option<SessionId>)>, Error> {
+        let records = self.state.range(range).await?;
+        let decoded = records.into_iter().map(|record| {
+            let volume = proto::hub::Volume::decode(record.listed.as_slice());
+            volume
+                .map(|volume| (volume, record.owner))
+                .map_err(|_| Error::StateDamaged { volume: record.volume })
         });
-        let loaded: Vec<(Option<Record>, Option<CachedRecord>)> =
-            futures::stream::iter(reads).buffered(READ_AHEAD).try_collect().await?;
-        let mut records = Vec::with_capacity(loaded.len());
-        let mut fresh = Vec::new();
-        for (record, read) in loaded {
-            records.extend(record);
-            fresh.extend(read);
-        }
-        if !fresh.is_empty() {
-            self.state.put_records(fresh).await?;
-        }
-        Ok(records)
+        decoded.collect()
     }
 
     /// Reads all records that changed, and forgets those that are gone. Returns how many there are.
     pub async fn refresh(&self) -> Result<usize, Error> {
-        let mut there = HashSet::new();
+        self.refreshed_since(self.store.clock().monotonic()).await
+    }
+
+    /// Waits for a refresh that began at `since` or later. One at a time: who waits for the present one is served by the
+    /// next, together with all others that wait.
+    async fn refreshed_since(&self, since: Instant) -> Result<usize, Error> {
+        let mut last = self.refreshed.lock().await;
+        if let Some((began, count)) = *last
+            && began >= since
+        {
+            return Ok(count);
+        }
+        let began = self.store.clock().monotonic();
+        let count = self.compare().await?;
+        *last = Some((began, count));
+        Ok(count)
+    }
+
+    /// Compares what is kept with the store's listing, page by page. What was read stays, also when a later page fails.
+    async fn compare(&self) -> Result<usize, Error> {
+        // Before the listing: what is read while it runs is not in here, and so is not forgotten.
+        let mut kept = self.state.etags().await?;
+        let mut count = 0;
         let mut after = None;
         loop {
-            let (records, next) = self.page(after.as_ref()).await?;
-            there.extend(records.into_iter().map(|record| record.id));
-            match next {
+            let page = self.store.objects().list(cas::keys::VOLUMES, after.as_ref()).await?;
+            count += page.entries.len();
+            let mut changed = Vec::new();
+            for meta in page.entries {
+                let text = meta.key.as_str().strip_prefix(cas::keys::VOLUMES).unwrap_or_default();
+                if kept.remove(text).is_none_or(|etag| etag != meta.etag.as_str()) {
+                    changed.push(volume_of(&meta.key)?);
+                }
+            }
+            self.reread(changed).await?;
+            match page.next {
                 Some(next) => after = Some(next),
                 None => break,
             }
         }
-        let count = there.len();
-        self.state.retain(there).await?;
+        if !kept.is_empty() {
+            self.state.forget_gone(kept.into_iter().collect()).await?;
+        }
         Ok(count)
+    }
+
+    /// Reads these records and keeps them. One that went away meanwhile is forgotten.
+    async fn reread(&self, volumes: Vec<VolumeId>) -> Result<(), Error> {
+        let reads = volumes.into_iter().map(|volume| async move {
+            let stored = cas::record::read(&self.store, &volume).await?;
+            if stored.is_none() {
+                self.state.forget(volume).await?;
+            }
+            Ok::<_, Error>(stored.as_ref().map(kept))
+        });
+        let mut batches = futures::stream::iter(reads).buffered(READ_AHEAD).try_chunks(KEPT_AT_ONCE);
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|failed| failed.1)?;
+            self.state.put_records(batch.into_iter().flatten().collect()).await?;
+        }
+        Ok(())
     }
 }
 
@@ -184,15 +223,19 @@ fn volume_of(key: &Key) -> Result<VolumeId, Error> {
     text.parse().map_err(|_| Error::ForeignObject { key: key.clone() })
 }
 
-fn cached(stored: &Stored<Record>) -> CachedRecord {
+fn kept(stored: &Stored<Record>) -> KeptRecord {
     let record = &stored.value;
     let living = record.state == Life::Live;
-    CachedRecord {
+    KeptRecord {
         volume: record.id.clone(),
+        birth: record.birth,
+        rev: record.rev,
         etag: stored.etag.as_str().to_owned(),
         name: if living { record.attributes.get(NAME).cloned().unwrap_or_default() } else { String::new() },
         owner: record.owner,
-        usable: living && record.kind == RecordKind::Volume,
-        json: serde_json::to_string(record).expect("a record that was read as JSON can be written as JSON"),
+        kind: view::wire_kind(record.kind).into(),
+        origin: record.origin.as_ref().map_or_else(String::new, |origin| origin.volume.to_string()),
+        living,
+        listed: if living { view::stored(record).encode_to_vec() } else { Vec::new() },
     }
 }

@@ -224,17 +224,17 @@ impl Hub {
     }
 
     /// Returns what is known of a volume's owner without asking anybody.
-    pub fn owner_seen(&self, record: &Record) -> OwnerSeen {
+    pub fn owner_seen(&self, volume: &VolumeId, owner: Option<SessionId>) -> OwnerSeen {
         OwnerSeen {
-            liveness: record.owner.map(|owner| self.nodes.liveness(owner).unwrap_or(Liveness::Suspect)),
-            volume: record.owner.and_then(|owner| self.nodes.volume(owner, &record.id)),
-            operation: self.flights.current(&record.id).map(|(operation, _)| operation),
+            liveness: owner.map(|owner| self.nodes.liveness(owner).unwrap_or(Liveness::Suspect)),
+            volume: owner.and_then(|owner| self.nodes.volume(owner, volume)),
+            operation: self.flights.current(volume).map(|(operation, _)| operation),
         }
     }
 
     /// Returns what is known of a volume's owner, with what its node says right now where that answers.
     pub async fn owner_asked(&self, record: &Record) -> OwnerSeen {
-        let mut seen = self.owner_seen(record);
+        let mut seen = self.owner_seen(&record.id, record.owner);
         if let Some(live) = record.owner.and_then(|owner| self.nodes.live_session(owner)) {
             match look_at(&live, &record.id).await {
                 Ok(volume) => seen.volume = Some(volume),

@@ -26,6 +26,12 @@ pub enum Error {
         /// What was asked for.
         volume: String,
     },
+    /// What the state file keeps of a record cannot be read.
+    #[error("the state file is damaged at {volume}; stop the hub and delete it: it is learned again")]
+    StateDamaged {
+        /// Of which record.
+        volume: VolumeId,
+    },
     /// Several volumes carry the name.
     #[error("{count} volumes are called {name:?}; use an id")]
     AmbiguousName {
@@ -303,7 +309,10 @@ impl Classify for Error {
             Self::Store(error) => error.kind(),
             Self::Objects(error) => error.kind(),
             Self::Address { .. } | Self::NoHello => Kind::InvalidArgument,
-            Self::StateFile { .. } | Self::StateDirectory { .. } | Self::State(_) => Kind::Internal,
+            Self::StateFile { .. }
+            | Self::StateDirectory { .. }
+            | Self::StateDamaged { .. }
+            | Self::State(_) => Kind::Internal,
         }
     }
 }

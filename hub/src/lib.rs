@@ -16,6 +16,7 @@ pub mod liveness;
 pub mod nodes;
 pub mod order;
 pub mod placement;
+pub mod records;
 pub mod run;
 pub mod seal;
 pub mod service;

@@ -32,6 +32,14 @@ pub struct Introduction {
     pub version: String,
 }
 
+/// What a node holds, as it told last. Shared rather than copied: a node may hold tens of thousands of volumes and tells of
+/// each change, while many operations look.
+type Held = Arc<Mutex<HashMap<VolumeId, wire::Volume>>>;
+
+fn held(volumes: &Held) -> MutexGuard<'_, HashMap<VolumeId, wire::Volume>> {
+    volumes.lock().expect("no holder of this lock panics")
+}
+
 /// A live node that can be asked.
 #[derive(Debug, Clone)]
 pub struct LiveNode {
@@ -43,7 +51,7 @@ pub struct LiveNode {
     pub capacity: Option<wire::Capacity>,
     /// Where a template or another content is at hand, as `<volume>@<version>`.
     templates: Arc<HashSet<String>>,
-    volumes: Arc<HashMap<VolumeId, wire::Volume>>,
+    volumes: Held,
 }
 
 impl LiveNode {
@@ -54,7 +62,7 @@ impl LiveNode {
 
     /// Tells if it holds a relative of this version: the volume itself, or the materialised template.
     pub fn has_content(&self, volume: &VolumeId, version: Option<&VersionId>) -> bool {
-        self.volumes.contains_key(volume)
+        held(&self.volumes).contains_key(volume)
             || version.is_some_and(|version| self.templates.contains(&format!("{volume}@{version}")))
     }
 
@@ -80,7 +88,7 @@ struct Contact {
     stream: u64,
     capacity: Option<wire::Capacity>,
     checks: Vec<wire::Check>,
-    volumes: Arc<HashMap<VolumeId, wire::Volume>>,
+    volumes: Held,
     templates: Arc<HashSet<String>>,
 }
 
@@ -240,16 +248,17 @@ impl Nodes {
                 contact.volumes = Arc::default();
                 contact.templates = Arc::default();
             }
-            let volumes = Arc::make_mut(&mut contact.volumes);
+            let mut volumes = held(&contact.volumes);
             for volume in inventory.volumes {
                 match volume.volume_id.parse::<VolumeId>() {
                     Ok(id) => drop(volumes.insert(id, volume)),
                     Err(error) => tracing::warn!(%error, "a node's inventory names no volume"),
                 }
             }
-            for removed in &inventory.removed {
-                volumes.retain(|id, _| id.as_str() != removed);
+            for removed in inventory.removed.iter().filter_map(|id| id.parse::<VolumeId>().ok()) {
+                volumes.remove(&removed);
             }
+            drop(volumes);
             // Templates are few: a node names all it has, each time it names any.
             if inventory.complete || !inventory.templates.is_empty() {
                 contact.templates = Arc::new(inventory.templates.into_iter().collect());
@@ -364,13 +373,19 @@ impl Nodes {
     /// Returns a volume as its node last described it.
     pub fn volume(&self, session: SessionId, volume: &VolumeId) -> Option<wire::Volume> {
         let all = self.known();
-        all.get(&session)?.contact.as_ref()?.volumes.get(volume).cloned()
+        held(&all.get(&session)?.contact.as_ref()?.volumes).get(volume).cloned()
     }
 
     /// Returns the live nodes on which a template's version is at hand.
     pub fn holders(&self, volume: &VolumeId, version: Option<&VersionId>) -> Vec<NodeName> {
         let live = self.live();
         live.iter().filter(|node| node.has_content(volume, version)).map(|node| node.name().clone()).collect()
+    }
+
+    /// Returns the sessions that only the store knows.
+    pub fn never_heard(&self) -> Vec<SessionId> {
+        let all = self.known();
+        all.iter().filter(|(_, known)| known.heard_wall.is_none()).map(|(session, _)| *session).collect()
     }
 
     /// Describes the nodes, by name: every one that ever dialed in, and those that only the store knows where

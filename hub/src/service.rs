@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cas::names::NameKind;
-use cas::record::{Record, RecordKind, State as Life};
-use prost_types::Timestamp;
+use cas::record::RecordKind;
+use prost::Message as _;
 use proto::convert::{InvalidField, optional, required};
 use proto::hub::hub_server::Hub as Service;
 use proto::hub::{self as api, resolve_response};
@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::flight::Operation;
 use crate::group::{NewGroup, seal_group};
 use crate::liveness::Liveness;
+use crate::records::Range;
 use crate::seal::{NewSeal, seal};
 use crate::unique::{UniqueName, living, request};
 use crate::view::{self, head_version};
@@ -68,24 +69,37 @@ impl HubService {
     async fn list(&self, request: api::ListVolumesRequest) -> Result<api::ListVolumesResponse, Error> {
         let size = page_size(request.page_size);
         let node: Option<NodeName> = optional("node", &request.node)?;
-        let token = |_| Error::PageToken { token: request.page_token.clone() };
-        let mut after: Option<VolumeId> = match request.page_token.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(token)?),
+        if !request.page_token.is_empty() && request.page_token.parse::<VolumeId>().is_err() {
+            return Err(Error::PageToken { token: request.page_token });
+        }
+        let kind = Some(request.kind).filter(|_| request.kind() != wire::RecordKind::Unspecified);
+        let mut range = Range {
+            after: request.page_token.clone(),
+            kind,
+            origin: request.origin_volume_id.clone(),
+            limit: size + 1,
         };
+        self.hub.catalog.begin_list(!request.page_token.is_empty()).await?;
         let mut volumes: Vec<api::Volume> = Vec::new();
         let mut bytes = 0;
         loop {
-            let (records, next) = self.hub.catalog.page(after.as_ref()).await?;
-            for record in
-                records.into_iter().filter(|record| record.state == Life::Live && asked_for(record, &request))
-            {
-                let seen = self.hub.owner_seen(&record);
-                let volume = view::volume(&record, &seen);
+            let records = self.hub.catalog.range(range.clone()).await?;
+            let more = records.len() == range.limit;
+            if let Some((last, _)) = records.last() {
+                range.after = last.volume_id.clone();
+            }
+            for (stored, owner) in records {
+                if !asked_for(&stored, &request) {
+                    continue;
+                }
+                let id = stored.volume_id.parse().map_err(|error: types::InvalidId| {
+                    Error::from(InvalidField::Malformed { field: "volume_id", reason: error.to_string() })
+                })?;
+                let volume = view::with_owner(stored, &self.hub.owner_seen(&id, owner));
                 if node.as_ref().is_some_and(|node| volume.node != node.as_str()) {
                     continue;
                 }
-                bytes += prost_len(&volume);
+                bytes += volume.encoded_len();
                 if volumes.len() == size || (bytes > LARGEST_PAGE_BYTES && !volumes.is_empty()) {
                     let next_page_token =
                         volumes.last().map_or_else(String::new, |last| last.volume_id.clone());
@@ -93,11 +107,8 @@ impl HubService {
                 }
                 volumes.push(volume);
             }
-            match next {
-                Some(next) => after = Some(next),
-                None => {
-                    return Ok(api::ListVolumesResponse { volumes, next_page_token: String::new() });
-                }
+            if !more {
+                return Ok(api::ListVolumesResponse { volumes, next_page_token: String::new() });
             }
         }
     }
@@ -179,7 +190,7 @@ impl HubService {
     }
 
     async fn nodes(&self) -> Result<Vec<api::Node>, Error> {
-        let owners = self.hub.state.owners().await?;
+        let owners = self.hub.state.owners(self.hub.nodes.never_heard()).await?;
         Ok(self.hub.nodes.describe(|session| owners.contains(&session)))
     }
 
@@ -206,7 +217,7 @@ impl HubService {
             store_id: hub.store.id().to_string(),
             store,
             nodes_live: u32::try_from(hub.nodes.live().len()).unwrap_or(u32::MAX),
-            volumes: hub.state.usable().await?,
+            volumes: hub.state.count(wire::RecordKind::Volume.into()).await?,
             checks,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })
@@ -277,7 +288,11 @@ impl Service for HubService {
             let seen = self.hub.owner_asked(&record).await;
             return Ok(Response::new(view::volume(&record, &seen)));
         }
-        let volume = self.find(&asked.volume_id).await?;
+        let volume = if asked.id_only {
+            required("volume_id", &asked.volume_id)?
+        } else {
+            self.find(&asked.volume_id).await?
+        };
         Ok(Response::new(self.hub.describe(&volume).await?))
     }
 
@@ -428,16 +443,11 @@ impl Service for HubService {
     }
 }
 
-/// Tells if a list that asks for a kind or an attribute asks for this record.
-fn asked_for(record: &Record, request: &api::ListVolumesRequest) -> bool {
-    let kind = request.kind();
-    let attribute = || record.attributes.get(&request.attribute);
+/// Tells if a list that asks for an attribute asks for this record.
+fn asked_for(volume: &api::Volume, request: &api::ListVolumesRequest) -> bool {
     let value = &request.attribute_value;
-    let origin = record.origin.as_ref().map_or("", |origin| origin.volume.as_str());
-    (request.origin_volume_id.is_empty() || request.origin_volume_id == origin)
-        && (kind == wire::RecordKind::Unspecified || kind == view::wire_kind(record.kind))
-        && (request.attribute.is_empty()
-            || attribute().is_some_and(|found| value.is_empty() || found == value))
+    request.attribute.is_empty()
+        || volume.attributes.get(&request.attribute).is_some_and(|found| value.is_empty() || found == value)
 }
 
 /// The caller's request id, or a fresh one.
@@ -466,16 +476,4 @@ fn page_size(asked: u32) -> usize {
 
 fn check(name: &str, ok: bool, detail: &str, remedy: &str) -> wire::Check {
     wire::Check { name: name.to_owned(), ok, detail: detail.to_owned(), remedy: remedy.to_owned() }
-}
-
-/// A bound on the encoded size of a volume, from its texts: what else is in it is small and fixed.
-fn prost_len(volume: &api::Volume) -> usize {
-    const FIXED: usize = 512;
-    let maps = volume.attributes.iter().chain(&volume.branches);
-    FIXED
-        + size_of::<Timestamp>() * 2
-        + volume.detail.len()
-        + volume.path.len()
-        + volume.name.len()
-        + maps.map(|(key, value)| key.len() + value.len() + 8).sum::<usize>()
 }

@@ -3,7 +3,6 @@
 //! Nothing in it is the only copy: nodes say who they are when they dial in, records and sessions are in the store, and
 //! an intent is found again from the request's name. A file of another store, or an older schema, is emptied.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -16,7 +15,7 @@ use crate::error::Error;
 const QUEUE: usize = 64;
 
 /// Raised when the tables change; what an older hub wrote is dropped and learned again.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 /// How long a retry of a create is steered to the node that was chosen first.
 const INTENT_SECONDS: i64 = 24 * 3600;
@@ -61,23 +60,6 @@ pub struct Intent {
     pub words: String,
     /// When.
     pub created: Timestamp,
-}
-
-/// A record as it was last read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachedRecord {
-    /// Whose.
-    pub volume: VolumeId,
-    /// The etag under which it was read.
-    pub etag: String,
-    /// The name people gave it, or empty.
-    pub name: String,
-    /// The session that owns it.
-    pub owner: Option<SessionId>,
-    /// It is a volume that lives.
-    pub usable: bool,
-    /// The record itself.
-    pub json: String,
 }
 
 impl State {
@@ -125,7 +107,7 @@ impl State {
         Self { jobs }
     }
 
-    async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
@@ -224,106 +206,10 @@ impl State {
         })
         .await
     }
-
-    /// Keeps records as they were read.
-    pub async fn put_records(&self, records: Vec<CachedRecord>) -> Result<(), Error> {
-        self.run(move |db| {
-            let transaction = db.transaction()?;
-            for record in records {
-                transaction.execute(
-                    "INSERT OR REPLACE INTO records (volume, etag, name, owner, usable, json)
-                     VALUES (?, ?, ?, ?, ?, ?)",
-                    params![
-                        record.volume.as_str(),
-                        record.etag,
-                        record.name,
-                        record.owner.map(|owner| owner.to_string()),
-                        record.usable,
-                        record.json
-                    ],
-                )?;
-            }
-            transaction.commit()
-        })
-        .await
-    }
-
-    /// Returns those of `volumes` that are kept.
-    pub async fn records(&self, volumes: Vec<VolumeId>) -> Result<Vec<CachedRecord>, Error> {
-        self.run(move |db| {
-            let mut query =
-                db.prepare("SELECT volume, etag, name, owner, usable, json FROM records WHERE volume = ?")?;
-            let mut found = Vec::new();
-            for volume in volumes {
-                found.extend(query.query_row([volume.as_str()], cached).optional()?);
-            }
-            Ok(found)
-        })
-        .await
-    }
-
-    /// Returns the volumes that carry this name, in order of their ids.
-    pub async fn named(&self, name: String) -> Result<Vec<VolumeId>, Error> {
-        self.run(move |db| {
-            let mut query = db.prepare("SELECT volume FROM records WHERE name = ? ORDER BY volume")?;
-            let rows = query.query_map([name], |row| parsed(row, 0))?;
-            rows.collect()
-        })
-        .await
-    }
-
-    /// Returns the sessions that own what is kept.
-    pub async fn owners(&self) -> Result<HashSet<SessionId>, Error> {
-        self.run(|db| {
-            let mut query = db.prepare("SELECT DISTINCT owner FROM records WHERE owner IS NOT NULL")?;
-            let rows = query.query_map([], |row| parsed(row, 0))?;
-            rows.collect()
-        })
-        .await
-    }
-
-    /// Counts the volumes that live.
-    pub async fn usable(&self) -> Result<u32, Error> {
-        self.run(|db| db.query_row("SELECT count(*) FROM records WHERE usable", [], |row| row.get(0))).await
-    }
-
-    /// Forgets every record but these: what a complete listing did not have.
-    pub async fn retain(&self, there: HashSet<VolumeId>) -> Result<(), Error> {
-        self.run(move |db| {
-            let transaction = db.transaction()?;
-            {
-                let mut query = transaction.prepare("SELECT volume FROM records")?;
-                let kept: Vec<VolumeId> =
-                    query.query_map([], |row| parsed(row, 0))?.collect::<rusqlite::Result<_>>()?;
-                for volume in kept.iter().filter(|volume| !there.contains(volume)) {
-                    transaction.execute("DELETE FROM records WHERE volume = ?", [volume.as_str()])?;
-                }
-            }
-            transaction.commit()
-        })
-        .await
-    }
-
-    /// Forgets a record that the store does not have.
-    pub async fn forget(&self, volume: VolumeId) -> Result<(), Error> {
-        self.run(move |db| db.execute("DELETE FROM records WHERE volume = ?", [volume.as_str()]).map(drop))
-            .await
-    }
-}
-
-fn cached(row: &rusqlite::Row<'_>) -> rusqlite::Result<CachedRecord> {
-    Ok(CachedRecord {
-        volume: parsed(row, 0)?,
-        etag: row.get(1)?,
-        name: row.get(2)?,
-        owner: parsed_or_null(row, 3)?,
-        usable: row.get(4)?,
-        json: row.get(5)?,
-    })
 }
 
 /// Reads a column that holds an id.
-fn parsed<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T>
+pub(crate) fn parsed<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<T>
 where
     T: std::str::FromStr,
     T::Err: std::error::Error + Send + Sync + 'static,
@@ -335,7 +221,7 @@ where
 }
 
 /// Reads a column that holds an id or NULL.
-fn parsed_or_null<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
+pub(crate) fn parsed_or_null<T>(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<T>>
 where
     T: std::str::FromStr,
     T::Err: std::error::Error + Send + Sync + 'static,
@@ -390,12 +276,9 @@ fn prepare(db: &mut Connection, store: StoreId) -> rusqlite::Result<()> {
              version TEXT NOT NULL, heard INTEGER NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS intents (
              request TEXT PRIMARY KEY, volume TEXT NOT NULL, node TEXT NOT NULL, origin_volume TEXT,
-             origin_version TEXT, words TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
-         CREATE TABLE IF NOT EXISTS records (
-             volume TEXT PRIMARY KEY, etag TEXT NOT NULL, name TEXT NOT NULL, owner TEXT, usable INTEGER NOT NULL,
-             json TEXT NOT NULL) STRICT;
-         CREATE INDEX IF NOT EXISTS records_by_name ON records (name) WHERE name <> '';",
+             origin_version TEXT, words TEXT NOT NULL, created INTEGER NOT NULL) STRICT;",
     )?;
+    transaction.execute_batch(crate::records::TABLE)?;
     transaction.commit()
 }
 
@@ -464,28 +347,5 @@ mod tests {
         std::fs::write(&path, vec![b'x'; 8192]).unwrap();
         let error = State::open(&path, StoreId::random()).unwrap_err();
         assert!(error.to_string().contains("delete it"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn records_are_found_by_id_and_by_name() {
-        let state = State::memory(StoreId::random()).unwrap();
-        let record = |volume: &str, name: &str, etag: &str| CachedRecord {
-            volume: volume.parse().unwrap(),
-            etag: etag.into(),
-            name: name.into(),
-            owner: None,
-            usable: true,
-            json: "{}".into(),
-        };
-        state.put_records(vec![record("a", "shop", "1"), record("b", "", "1")]).await.unwrap();
-        state.put_records(vec![record("a", "shop", "2")]).await.unwrap();
-        let ids = vec!["a".parse().unwrap(), "b".parse().unwrap(), "c".parse().unwrap()];
-        assert_eq!(state.records(ids).await.unwrap(), vec![record("a", "shop", "2"), record("b", "", "1")]);
-        assert_eq!(state.named("shop".into()).await.unwrap(), vec!["a".parse().unwrap()]);
-        assert_eq!(state.usable().await.unwrap(), 2);
-        state.forget("a".parse().unwrap()).await.unwrap();
-        assert!(state.named("shop".into()).await.unwrap().is_empty());
-        state.retain(HashSet::new()).await.unwrap();
-        assert_eq!(state.usable().await.unwrap(), 0);
     }
 }

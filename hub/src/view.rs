@@ -65,8 +65,8 @@ pub fn wire_role(role: Role) -> wire::EntryRole {
 }
 
 /// Says how a volume is, and why, where the why is not its node's to tell.
-fn health(record: &Record, seen: &OwnerSeen) -> (wire::Health, String) {
-    if record.kind.is_sealed() {
+fn health(volume: &hub::Volume, seen: &OwnerSeen) -> (wire::Health, String) {
+    if record_kind(volume.kind(), RecordKind::Volume).is_sealed() {
         return (wire::Health::Healthy, String::new());
     }
     match &seen.operation {
@@ -76,7 +76,7 @@ fn health(record: &Record, seen: &OwnerSeen) -> (wire::Health, String) {
         }
         Some(Operation::Create(_) | Operation::Delete | Operation::Hibernate) | None => {}
     }
-    let node = record.node.as_ref().map_or("its node", |node| node.as_str());
+    let node = if volume.node.is_empty() { "its node" } else { &volume.node };
     match seen.liveness {
         None => (wire::Health::Asleep, String::new()),
         Some(Liveness::Fenced) => (
@@ -96,37 +96,52 @@ fn health(record: &Record, seen: &OwnerSeen) -> (wire::Health, String) {
 
 /// Describes a volume.
 pub fn volume(record: &Record, seen: &OwnerSeen) -> hub::Volume {
-    let (health, detail) = health(record, seen);
-    let awake = matches!(seen.liveness, Some(Liveness::Live | Liveness::Suspect | Liveness::Dead));
-    let told = seen.volume.as_ref().filter(|_| seen.liveness == Some(Liveness::Live));
-    let head = record.head_entry();
-    let mut described = hub::Volume {
+    with_owner(stored(record), seen)
+}
+
+/// Describes what a record says. Its node and session are those of its owner or the last one, whatever became of it.
+pub fn stored(record: &Record) -> hub::Volume {
+    hub::Volume {
         volume_id: record.id.to_string(),
         name: record.attributes.get(NAME).cloned().unwrap_or_else(|| record.id.to_string()),
-        node: record.node.as_ref().filter(|_| awake).map_or_else(String::new, ToString::to_string),
+        node: text(record.node.as_ref()),
         epoch: record.epoch.0,
         version: text(head_version(record)),
-        dirty: told.is_some_and(|volume| volume.dirty),
         quota_bytes: record.quota.limit_bytes.unwrap_or(0),
-        used_bytes: told.map_or(record.quota.charge_bytes, |volume| volume.used_bytes),
-        health: health.into(),
-        detail,
+        used_bytes: record.quota.charge_bytes,
         origin: record.origin.as_ref().map(|origin| wire::Origin {
             volume_id: origin.volume.to_string(),
             version: text(origin.versions.values().next()),
         }),
         kind: wire_kind(record.kind).into(),
         created: Some(timestamp(record.created)),
-        last_sync: head.map(|entry| timestamp(entry.time)),
-        session: text(record.owner.filter(|_| awake)),
+        last_sync: record.head_entry().map(|entry| timestamp(entry.time)),
+        session: text(record.owner),
         domain: record.domain.to_string(),
         attributes: record.attributes.clone().into_iter().collect(),
         branches: record.branches.iter().map(|(name, tip)| (name.clone(), tip.to_string())).collect(),
-        mounted: told.is_some_and(|volume| volume.mounted),
-        path: told.map_or_else(String::new, |volume| volume.path.clone()),
+        ..hub::Volume::default()
+    }
+}
+
+/// Adds to what a record says what is known of its owner.
+pub fn with_owner(mut described: hub::Volume, seen: &OwnerSeen) -> hub::Volume {
+    let (health, detail) = health(&described, seen);
+    described.health = health.into();
+    described.detail = detail;
+    if !matches!(seen.liveness, Some(Liveness::Live | Liveness::Suspect | Liveness::Dead)) {
+        described.node.clear();
+        described.session.clear();
+    }
+    let Some(told) = seen.volume.as_ref().filter(|_| seen.liveness == Some(Liveness::Live)) else {
+        return described;
     };
+    described.dirty = told.dirty;
+    described.used_bytes = told.used_bytes;
+    described.mounted = told.mounted;
+    described.path.clone_from(&told.path);
     // A sync that finds nothing changed writes no entry, but the present is durable all the same.
-    if let Some(synced) = told.and_then(|volume| volume.last_sync)
+    if let Some(synced) = told.last_sync
         && described.last_sync.is_none_or(|entry| proto::convert::time(entry) < proto::convert::time(synced))
     {
         described.last_sync = Some(synced);

@@ -95,9 +95,10 @@ impl CsiController {
 
     /// Returns the record with this id, if there is one. The hub also finds records by names; CSI does not.
     async fn record(&self, volume: &VolumeId) -> Result<Option<hub::Volume>, Error> {
-        let request = hub::GetVolumeRequest { volume_id: volume.to_string(), ..Default::default() };
+        let request =
+            hub::GetVolumeRequest { volume_id: volume.to_string(), id_only: true, ..Default::default() };
         match bounded("looking at the volume", self.hub().get_volume(request)).await {
-            Ok(found) => Ok(Some(found).filter(|found| found.volume_id == volume.as_str())),
+            Ok(found) => Ok(Some(found)),
             Err(Error::Status(status)) if status.code() == Code::NotFound => Ok(None),
             Err(error) => Err(error),
         }
