@@ -109,6 +109,11 @@ impl Place {
         self.0.strip_prefix(VOLUMES)?.split('/').nth(1)?.parse().ok()
     }
 
+    /// Whether it is that of a template.
+    pub fn is_template(&self) -> bool {
+        self.0.starts_with(TEMPLATES)
+    }
+
     /// A template as `<volume id>@<version>`.
     pub fn template_text(&self) -> String {
         self.0.split('/').nth(1).unwrap_or_default().to_owned()

@@ -35,6 +35,7 @@ pub mod shelf;
 pub mod start;
 pub mod state;
 pub mod status;
+pub mod sweep;
 pub mod sync;
 pub mod volume;
 pub mod volumes;

@@ -13,9 +13,6 @@ use crate::volume::{Standing, Volume};
 /// How often volumes that are not settled are looked at again: fenced ones, and those whose old tree is still mounted.
 const MAINTENANCE: Duration = Duration::from_secs(2);
 
-/// How many volumes one pass syncs at a time. More would only queue for the pool's door.
-const SYNCS: usize = 4;
-
 /// Limits are looked at with every this many passes: a tenant who deletes at the limit waits for this long.
 const PASSES_PER_RELIEF: u32 = 5;
 
@@ -195,21 +192,22 @@ impl Node {
     }
 
     async fn look_after(self: &Arc<Self>, volume: &Arc<Volume>, me: SessionId) -> Result<(), Error> {
-        let facts = volume.facts();
-        let settled = match facts.standing {
-            Standing::Owned { session, .. } => session == me && facts.unsettled.is_empty(),
-            Standing::Fenced { .. } => false,
-            Standing::Relative => true,
-            Standing::Quarantined { .. } => return Ok(()),
-        };
-        if settled && !facts.restart_to_see_it {
+        let (settled, restart_to_see_it) = volume.look(|facts| {
+            let settled = match facts.standing {
+                Standing::Owned { session, .. } => session == me && facts.unsettled.is_empty(),
+                Standing::Fenced { .. } => false,
+                Standing::Relative | Standing::Quarantined { .. } => true,
+            };
+            (settled, facts.restart_to_see_it && !matches!(facts.standing, Standing::Quarantined { .. }))
+        });
+        if settled && !restart_to_see_it {
             return Ok(());
         }
         let _guard = self.locks().try_acquire(&volume.id, "settle")?;
         if !settled {
             self.settle_locked(volume).await?;
         }
-        if facts.restart_to_see_it {
+        if restart_to_see_it {
             self.drop_old_trees(volume).await?;
         }
         Ok(())
@@ -225,38 +223,5 @@ impl Node {
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             self.sync_all().await;
         }
-    }
-
-    /// Syncs the volumes that look written to. What is still in the page cache does not show without a flush, so there is
-    /// one for all of them first.
-    pub async fn sync_all(self: &Arc<Self>) {
-        use futures::StreamExt as _;
-        let Some(me) = self.session_id() else { return };
-        let mut owned = self.volumes().all();
-        // Those with an interval of their own are synced by it.
-        owned.retain(|volume| volume.claim(me).is_ok() && volume.facts().sync_interval.is_none());
-        if owned.is_empty() {
-            return;
-        }
-        if let Err(error) = self.pool().commit_with_data().await {
-            tracing::warn!(%error, "the pool cannot be flushed; volumes are synced as they look");
-        }
-        futures::stream::iter(owned)
-            .for_each_concurrent(SYNCS, |volume| async move {
-                match self.is_dirty(&volume).await {
-                    Ok(false) => return,
-                    Ok(true) => {}
-                    Err(error) => {
-                        tracing::warn!(volume = %volume.id, %error, "cannot tell whether it was written to");
-                        return;
-                    }
-                }
-                match self.sync(&volume.id, SyncRequest::plain()).await {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == Kind::Aborted => {}
-                    Err(error) => tracing::warn!(volume = %volume.id, %error, "not synced"),
-                }
-            })
-            .await;
     }
 }

@@ -3,7 +3,8 @@
 //! A snapshot may be the base of several volumes: of the one that it was taken from, and of every fork of it. It goes
 //! when the last of them has moved on. The shelf is read from the pool's names at start; nothing else remembers it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use types::{VersionId, VolumeId};
@@ -12,7 +13,48 @@ use crate::layout::Place;
 
 /// The snapshots of a pool. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Shelf(Arc<Mutex<BTreeMap<Place, Holders>>>);
+pub struct Shelf(Arc<Mutex<Snapshots>>);
+
+/// The snapshots, and where to look for them: there may be one for each of ten thousand volumes.
+#[derive(Debug, Default)]
+struct Snapshots {
+    places: BTreeMap<Place, Holders>,
+    by_version: HashMap<VersionId, BTreeSet<Place>>,
+    by_base_of: HashMap<VolumeId, BTreeSet<Place>>,
+}
+
+impl Snapshots {
+    fn put(&mut self, place: &Place) -> &mut Holders {
+        if !self.places.contains_key(place)
+            && let Some(version) = place.version()
+        {
+            self.by_version.entry(version).or_default().insert(place.clone());
+        }
+        self.places.entry(place.clone()).or_default()
+    }
+
+    fn take_if_free(&mut self, place: &Place) -> bool {
+        let free = self.places.get(place).is_some_and(|h| h.bases.is_empty() && h.loans == 0 && !h.kept);
+        if free {
+            self.places.remove(place);
+            if let Some(version) = place.version()
+                && let Some(places) = self.by_version.get_mut(&version)
+            {
+                places.remove(place);
+                if places.is_empty() {
+                    self.by_version.remove(&version);
+                }
+            }
+        }
+        free
+    }
+
+    fn lend(&mut self, place: &Place) -> bool {
+        let Some(holders) = self.places.get_mut(place) else { return false };
+        holders.loans += 1;
+        true
+    }
+}
 
 #[derive(Debug, Default)]
 struct Holders {
@@ -47,105 +89,104 @@ impl Loan {
 impl Shelf {
     /// Puts a snapshot on the shelf, to be kept until [`Self::release`]. Returns true if it was kept already.
     pub fn keep(&self, place: &Place) -> bool {
-        std::mem::replace(&mut self.lock().entry(place.clone()).or_default().kept, true)
+        std::mem::replace(&mut self.lock().put(place).kept, true)
     }
 
     /// Notes that `volume` grew from `place`, and no longer from where it did before. Returns the place that it left,
     /// if nobody needs that any more: the caller deletes it.
     pub fn rebase(&self, volume: &VolumeId, place: Option<&Place>) -> Vec<Place> {
-        let mut places = self.lock();
+        let mut all = self.lock();
+        let mut left = all.by_base_of.remove(volume).unwrap_or_default();
         if let Some(place) = place {
-            places.entry(place.clone()).or_default().bases.insert(volume.clone());
+            left.remove(place);
+            all.put(place).bases.insert(volume.clone());
+            all.by_base_of.insert(volume.clone(), BTreeSet::from([place.clone()]));
         }
-        let mut left = Vec::new();
-        for (old, holders) in places.iter_mut() {
-            if Some(old) != place && holders.bases.remove(volume) {
-                left.push(old.clone());
+        for old in &left {
+            if let Some(holders) = all.places.get_mut(old) {
+                holders.bases.remove(volume);
             }
         }
-        left.retain(|old| Self::take_if_free(&mut places, old));
-        left
+        left.into_iter().filter(|old| all.take_if_free(old)).collect()
     }
 
     /// Stops keeping a snapshot for its own sake. Returns true if the caller has to delete it now.
     pub fn release(&self, place: &Place) -> bool {
-        let mut places = self.lock();
-        if let Some(holders) = places.get_mut(place) {
+        let mut all = self.lock();
+        if let Some(holders) = all.places.get_mut(place) {
             holders.kept = false;
         }
-        Self::take_if_free(&mut places, place)
+        all.take_if_free(place)
     }
 
     /// Lends the snapshot that holds `version`, wherever it is.
     pub fn lend(&self, version: &VersionId) -> Option<Loan> {
-        let mut places = self.lock();
-        let (place, holders) = places.iter_mut().find(|(place, _)| place.version() == Some(*version))?;
-        holders.loans += 1;
-        Some(Loan { shelf: self.clone(), place: place.clone(), version: *version })
+        let mut all = self.lock();
+        let place = all.by_version.get(version)?.first()?.clone();
+        self.loan(&mut all, place, *version)
     }
 
     /// Lends the newest snapshot of this volume, or what it grew from, that holds `version`.
     pub fn lend_of(&self, id: &VolumeId, version: &VersionId) -> Option<Loan> {
-        let mut places = self.lock();
-        let of_volume = |place: &Place, holders: &Holders| {
-            place.version() == Some(*version)
-                && (place.owner().as_ref() == Some(id) || holders.bases.contains(id))
-        };
-        let (place, holders) = places.iter_mut().rev().find(|(place, holders)| of_volume(place, holders))?;
-        holders.loans += 1;
-        Some(Loan { shelf: self.clone(), place: place.clone(), version: *version })
+        let mut all = self.lock();
+        let grew_from = |place: &Place| all.places.get(place).is_some_and(|h| h.bases.contains(id));
+        let mut places = all.by_version.get(version)?.iter().rev();
+        let place = places.find(|place| place.owner().as_ref() == Some(id) || grew_from(place))?.clone();
+        self.loan(&mut all, place, *version)
     }
 
     /// Lends the snapshot at `place`.
     pub fn lend_place(&self, place: &Place) -> Option<Loan> {
-        let mut places = self.lock();
-        places.get_mut(place)?.loans += 1;
-        Some(Loan { shelf: self.clone(), place: place.clone(), version: place.version()? })
+        self.loan(&mut self.lock(), place.clone(), place.version()?)
+    }
+
+    fn loan(&self, all: &mut Snapshots, place: Place, version: VersionId) -> Option<Loan> {
+        all.lend(&place).then(|| Loan { shelf: self.clone(), place, version })
     }
 
     /// Whether there is a snapshot at `place`.
     pub fn holds(&self, place: &Place) -> bool {
-        self.lock().contains_key(place)
+        self.lock().places.contains_key(place)
     }
 
     /// All of them.
     pub fn places(&self) -> Vec<Place> {
-        self.lock().keys().cloned().collect()
+        self.lock().places.keys().cloned().collect()
     }
 
     /// The snapshots in the directory of one volume.
     pub fn of_volume(&self, id: &VolumeId) -> Vec<Place> {
-        self.lock().keys().filter(|place| place.owner().as_ref() == Some(id)).cloned().collect()
+        let all = self.lock();
+        let first = Place::snapshot(id, "");
+        let after = all.places.range((Bound::Included(&first), Bound::Unbounded)).map(|(place, _)| place);
+        after.take_while(|place| place.path().starts_with(first.path())).cloned().collect()
     }
 
     /// The snapshots that nobody needs. They are off the shelf: the caller deletes them.
     pub fn take_free(&self) -> Vec<Place> {
-        let mut places = self.lock();
-        let all: Vec<Place> = places.keys().cloned().collect();
-        all.into_iter().filter(|place| Self::take_if_free(&mut places, place)).collect()
+        let mut all = self.lock();
+        let free = |h: &Holders| h.bases.is_empty() && h.loans == 0 && !h.kept;
+        let found: Vec<Place> =
+            all.places.iter().filter(|(_, h)| free(h)).map(|(place, _)| place.clone()).collect();
+        found.into_iter().filter(|place| all.take_if_free(place)).collect()
     }
 
     /// The versions of templates that are here, as `<volume id>@<version>`.
     pub fn templates(&self) -> Vec<String> {
-        self.lock().keys().filter(|place| place.owner().is_none()).map(Place::template_text).collect()
+        // They sort before what belongs to volumes.
+        let all = self.lock();
+        let templates = all.places.keys().take_while(|place| place.is_template());
+        templates.map(Place::template_text).collect()
     }
 
-    fn take_if_free(places: &mut BTreeMap<Place, Holders>, place: &Place) -> bool {
-        let free = places.get(place).is_some_and(|h| h.bases.is_empty() && h.loans == 0 && !h.kept);
-        if free {
-            places.remove(place);
-        }
-        free
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Place, Holders>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Snapshots> {
         self.0.lock().expect("no code panics while it holds this lock")
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        if let Some(holders) = self.shelf.lock().get_mut(&self.place) {
+        if let Some(holders) = self.shelf.lock().places.get_mut(&self.place) {
             holders.loans = holders.loans.saturating_sub(1);
         }
     }

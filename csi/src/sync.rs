@@ -446,8 +446,10 @@ impl Node {
 
     /// Whether anything was written since the base, as far as the kernel knows without a flush.
     pub(crate) async fn is_dirty(&self, volume: &Volume) -> Result<bool, Error> {
-        let Some(base) = volume.facts().base else { return Ok(true) };
+        let Some(base) = volume.look(|facts| facts.base.as_ref().map(|base| base.roots.clone())) else {
+            return Ok(true);
+        };
         let id = volume.id.clone();
-        self.pool().run(move |root| Ok(local::roots(&local::live(root, &id)?)? != base.roots)).await
+        self.pool().run(move |root| Ok(local::roots(&local::live(root, &id)?)? != base)).await
     }
 }

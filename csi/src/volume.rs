@@ -13,6 +13,7 @@ use crate::about::About;
 use crate::clone::Roots;
 use crate::error::Error;
 use crate::layout::Place;
+use crate::sweep::Spot;
 use crate::sync::SyncQueue;
 
 /// How long a file call waits for a lifecycle operation that has closed the volume, and the other way round.
@@ -117,6 +118,8 @@ pub struct Volume {
     /// Which one.
     pub id: VolumeId,
     facts: Mutex<Facts>,
+    /// Where live was found last, for the sweep.
+    pub(crate) spot: Mutex<Option<Spot>>,
     /// File calls share it, an operation that takes live away or swaps it has it alone.
     gate: Arc<RwLock<()>>,
     /// Syncs that wait for their snapshot.
@@ -126,12 +129,23 @@ pub struct Volume {
 impl Volume {
     /// Makes one of what is known.
     pub fn new(id: VolumeId, facts: Facts) -> Self {
-        Self { id, facts: Mutex::new(facts), gate: Arc::default(), syncs: SyncQueue::default() }
+        Self {
+            id,
+            facts: Mutex::new(facts),
+            spot: Mutex::default(),
+            gate: Arc::default(),
+            syncs: SyncQueue::default(),
+        }
     }
 
     /// What is known now.
     pub fn facts(&self) -> Facts {
         self.facts.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// Looks at what is known, without a copy of it: for loops over all volumes.
+    pub fn look<T>(&self, look: impl FnOnce(&Facts) -> T) -> T {
+        look(&self.facts.lock().expect("no code panics while it holds this lock"))
     }
 
     /// Changes what is known.
@@ -144,8 +158,7 @@ impl Volume {
     /// # Errors
     /// It may not.
     pub fn claim(&self, me: SessionId) -> Result<Claim, Error> {
-        let facts = self.facts();
-        match facts.standing {
+        self.look(|facts| match facts.standing {
             Standing::Owned { session, epoch } if session == me => {
                 Ok(Claim { id: self.id.clone(), birth: facts.about.birth, epoch })
             }
@@ -155,7 +168,7 @@ impl Volume {
             Standing::Relative | Standing::Quarantined { .. } => {
                 Err(Error::NotOwned { volume: self.id.clone() })
             }
-        }
+        })
     }
 
     /// Lets a file call in.

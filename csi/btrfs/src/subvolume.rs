@@ -245,6 +245,21 @@ pub struct Root {
     pub readonly: bool,
     /// Whether it has been deleted and waits for the cleaner.
     pub deleted: bool,
+    /// Where it stands.
+    pub link: Option<Link>,
+    /// Whether other subvolumes are nested in it.
+    pub has_children: bool,
+}
+
+/// Where a subvolume stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The subvolume that it is nested in.
+    pub parent_id: u64,
+    /// The inode of the directory there.
+    pub dir_inode: u64,
+    /// Its name in it.
+    pub name: OsString,
 }
 
 /// Every subvolume of the filesystem in two or three calls: the cheap "which were written since".
@@ -255,10 +270,26 @@ pub fn roots(dir: &Dir) -> Result<Vec<Root>> {
     // BTRFS_LAST_FREE_OBJECTID
     let last = Key { objectid: u64::MAX - 255, kind: kind::ROOT_ITEM, offset: u64::MAX };
     let mut search = Search::new(dir, tree::ROOTS, first..=last);
-    let mut roots = Vec::new();
+    let mut roots: Vec<Root> = Vec::new();
     while let Some(item) = search.next_item()? {
-        if item.key.kind != kind::ROOT_ITEM {
-            continue;
+        // What is said of a root follows its item.
+        let of_last = roots.last_mut().filter(|root| root.id == item.key.objectid);
+        match (item.key.kind, of_last) {
+            (kind::ROOT_ITEM, _) => {}
+            (kind::ROOT_BACKREF, Some(root)) => {
+                let link = item.root_ref()?;
+                root.link = Some(Link {
+                    parent_id: item.key.offset,
+                    dir_inode: link.dir_inode,
+                    name: OsStr::from_bytes(link.name).to_owned(),
+                });
+                continue;
+            }
+            (kind::ROOT_REF, Some(root)) => {
+                root.has_children = true;
+                continue;
+            }
+            _ => continue,
         }
         let root = item.root()?;
         roots.push(Root {
@@ -270,6 +301,8 @@ pub fn roots(dir: &Dir) -> Result<Vec<Root>> {
             parent_uuid: root.parent_uuid,
             readonly: root.readonly,
             deleted: root.references == 0,
+            link: None,
+            has_children: false,
         });
     }
     Ok(roots)
