@@ -18,6 +18,7 @@ use crate::core::{Done, Hub, Whereabouts};
 use crate::error::Error;
 use crate::flight::{Course, Operation};
 use crate::nodes::LiveNode;
+use crate::order::owner;
 use crate::placement::{Wish, place};
 use crate::state::Intent;
 use crate::view::head_version;
@@ -286,16 +287,10 @@ async fn fork_version(hub: &Hub, source: &Record, point: Point) -> Result<Versio
             source.find_version(&version).map(|_| version).ok_or_else(|| no_entry(version.to_string()))
         }
         Point::Present => {
-            let node = match hub.whereabouts(source, hub.verdict_time()).await? {
-                Whereabouts::Live(node) => node,
-                // What a dead owner had not synced cannot be reached; the newest durable state is what there is.
-                Whereabouts::Asleep | Whereabouts::Fenced | Whereabouts::Dead { .. } => {
-                    return head_version(source)
-                        .ok_or_else(|| Error::NoVersion { volume: source.id.clone() });
-                }
-                Whereabouts::Silent { node } => {
-                    return Err(Error::OwnerSilent { volume: source.id.clone(), node });
-                }
+            // What a dead owner had not synced cannot be reached, and its last durable state is not what is there now:
+            // whoever wants that names it, or wakes the source first.
+            let Some(node) = owner(hub, source, hub.verdict_time()).await? else {
+                return head_version(source).ok_or_else(|| Error::NoVersion { volume: source.id.clone() });
             };
             let request = wire::SyncVolumeRequest {
                 volume_id: source.id.to_string(),

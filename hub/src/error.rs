@@ -145,7 +145,7 @@ pub enum Error {
     },
     /// The owner is dead, and nobody asked to take the volume over.
     #[error(
-        "{volume} is on {node}, which is dead; wake the volume on another node first (what {node} had not synced is not in it)"
+        "{volume} is on {node}, which is dead; name an entry or version of it, or wake it on another node first (what {node} had not synced is not in it)"
     )]
     OwnerDead {
         /// Which.

@@ -10,10 +10,11 @@ use proto::node as wire;
 use proto::node::groups_client::GroupsClient;
 use types::{RequestId, VolumeId};
 
-use crate::core::{Done, Hub, Whereabouts};
+use crate::core::{Done, Hub};
 use crate::error::Error;
 use crate::flight::Operation;
 use crate::nodes::LiveNode;
+use crate::order::owner;
 use crate::seal::{NewSeal, seal};
 use crate::unique::{UniqueName, prefix, request};
 use crate::view::wire_kind;
@@ -73,20 +74,18 @@ async fn make(
     for (at, (volume, id)) in new.volumes.iter().zip(ids).enumerate() {
         sealed += usize::from(hub.catalog.read(id).await?.is_some_and(|record| record.state == Life::Live));
         let record = hub.catalog.volume(volume).await?;
-        match hub.whereabouts(&record, hub.reconnect_time()).await? {
-            Whereabouts::Live(node) => {
+        match owner(hub, &record, hub.reconnect_time()).await? {
+            Some(node) => {
                 if let Some(holder) = &holder
                     && holder.introduction.session != node.introduction.session
                 {
                     let nodes = format!("{} and {}", holder.name(), node.name());
                     return Err(Error::GroupApart { nodes });
                 }
-                holder = Some(*node);
+                holder = Some(node);
                 awake.push((at, record));
             }
-            Whereabouts::Asleep | Whereabouts::Fenced => asleep.push(at),
-            Whereabouts::Dead { node, .. } => return Err(Error::OwnerDead { volume: volume.clone(), node }),
-            Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: volume.clone(), node }),
+            None => asleep.push(at),
         }
     }
     if sealed == ids.len() {

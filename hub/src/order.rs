@@ -1,6 +1,7 @@
 //! Orders that need the owner of a volume: sync, snapshot, restore; and delete, which needs it only if it lives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cas::names::NameKind;
 use cas::record::{Record, RecordKind, State as Life};
@@ -21,22 +22,33 @@ use crate::view::head_version;
 const ROUNDS: usize = 2;
 
 /// The owner of a volume, or nobody where it sleeps. A dead owner is an error: taking a volume over loses what that node
-/// had not synced, and nobody asked for that here.
-async fn owner(hub: &Hub, record: &Record) -> Result<Option<LiveNode>, Error> {
+/// had not synced, and nobody asked for that here. A silent one is waited for, at most `bound`.
+pub(crate) async fn owner(hub: &Hub, record: &Record, bound: Duration) -> Result<Option<LiveNode>, Error> {
     let volume = || record.id.clone();
-    match hub.whereabouts(record, hub.reconnect_time()).await? {
+    match hub.whereabouts(record, bound).await? {
         Whereabouts::Live(node) => Ok(Some(*node)),
         Whereabouts::Asleep => Ok(None),
+        // Its pool is back with a new session, and about to take again what it had.
+        Whereabouts::Fenced if is_back(hub, record) => {
+            let node = record.node.as_ref().map_or_else(String::new, ToString::to_string);
+            Err(Error::OwnerSilent { volume: volume(), node })
+        }
         Whereabouts::Fenced => Err(dead(record)),
         Whereabouts::Dead { node, .. } => Err(Error::OwnerDead { volume: volume(), node }),
         Whereabouts::Silent { node } => Err(Error::OwnerSilent { volume: volume(), node }),
     }
 }
 
+/// Whether the pool of a fenced owner lives again.
+fn is_back(hub: &Hub, record: &Record) -> bool {
+    let pool = record.owner.map(|owner| owner.pool);
+    hub.nodes.live().iter().any(|node| Some(node.introduction.session.pool) == pool)
+}
+
 /// The owner of a volume, which is woken where it sleeps.
 async fn awake(hub: &Arc<Hub>, volume: &VolumeId) -> Result<LiveNode, Error> {
     let record = hub.catalog.volume(volume).await?;
-    if let Some(node) = owner(hub, &record).await? {
+    if let Some(node) = owner(hub, &record, hub.reconnect_time()).await? {
         return Ok(node);
     }
     let woken = ensure(hub, volume, &[]).await?;
@@ -48,7 +60,7 @@ async fn awake(hub: &Arc<Hub>, volume: &VolumeId) -> Result<LiveNode, Error> {
 /// Makes the present state durable. What sleeps is durable already.
 pub async fn sync(hub: &Arc<Hub>, volume: &VolumeId) -> Result<wire::SyncVolumeResponse, Error> {
     let record = hub.catalog.volume(volume).await?;
-    match owner(hub, &record).await? {
+    match owner(hub, &record, hub.reconnect_time()).await? {
         Some(node) => sync_on(hub, &node, volume, String::new(), wire::EntryRole::Sync).await,
         None => Ok(wire::SyncVolumeResponse {
             version: head_version(&record).map_or_else(String::new, |version| version.to_string()),

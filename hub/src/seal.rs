@@ -8,10 +8,10 @@ use cas::record::{Record, RecordKind, State as Life};
 use proto::node as wire;
 use types::{RequestId, VolumeId};
 
-use crate::core::{Done, Hub, Whereabouts};
+use crate::core::{Done, Hub};
 use crate::error::Error;
 use crate::flight::Operation;
-use crate::order::anybody;
+use crate::order::{anybody, owner};
 use crate::unique::prefix;
 use crate::view::{head_version, wire_kind};
 
@@ -51,11 +51,9 @@ pub(crate) async fn make(hub: &Hub, id: &VolumeId, new: NewSeal) -> Result<(), E
         }
     }
     let source = hub.catalog.volume(&new.source).await?;
-    let (node, version) = match hub.whereabouts(&source, hub.reconnect_time()).await? {
-        Whereabouts::Live(node) => (*node, None),
-        Whereabouts::Asleep | Whereabouts::Fenced => (anybody(hub, &source)?, Some(durable(&source)?)),
-        Whereabouts::Dead { node, .. } => return Err(Error::OwnerDead { volume: new.source, node }),
-        Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: new.source, node }),
+    let (node, version) = match owner(hub, &source, hub.reconnect_time()).await? {
+        Some(node) => (node, None),
+        None => (anybody(hub, &source)?, Some(durable(&source)?)),
     };
     let request = wire::SealVersionRequest {
         volume_id: new.source.to_string(),

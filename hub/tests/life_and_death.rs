@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cas::objects::{DirStore, Objects};
 use cas::session::SessionState;
-use orchestrator::{Health, Location, NewProject, NodeState, Project, Projects};
+use orchestrator::{Health, Location, NewFork, NewProject, NodeState, Point, Project, Projects};
 use support::{Cluster, TIMINGS, eventually, version};
 use tonic::{Code, Status};
 use types::{Classify as _, Kind, NodeName};
@@ -66,6 +66,63 @@ async fn a_volume_of_a_dead_node_is_taken_over_with_its_last_durable_state() {
     assert_ne!(cluster.node("a").session.id(), dead);
     cluster.heard("a").await;
     assert_eq!(projects.get(&shop).await.unwrap().node, "b".parse().ok());
+}
+
+#[tokio::test]
+async fn a_copy_of_the_present_is_never_an_older_state_because_the_owner_died() {
+    let mut cluster = Cluster::start(&["a", "b"]).await;
+    let projects = cluster.projects();
+    let shop = project_on(&projects, "a", "one").await;
+    cluster.node("a").write(&shop.id, "durable");
+    projects.sync(&shop).await.unwrap();
+    cluster.node("a").write(&shop.id, "acknowledged");
+    cluster.node("a").kill();
+    let fork = |at: Option<Point>, request: &str| NewFork {
+        request: Some(request.parse().unwrap()),
+        at,
+        ..NewFork::default()
+    };
+    // It does not answer; then it is silent and waited for, until it is known to be dead.
+    let error = projects.fork(&shop, fork(None, "copy")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    let error = projects.fork(&shop, fork(None, "copy")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::FailedPrecondition, "{error}");
+    assert!(error.to_string().contains("name an entry or version"), "{error}");
+    let seal = |name: &str| proto::hub::SealVolumeRequest {
+        volume_id: shop.id.to_string(),
+        request_id: name.to_owned(),
+        kind: proto::node::RecordKind::Snapshot.into(),
+        ..proto::hub::SealVolumeRequest::default()
+    };
+    let error = cluster.client().seal_volume(seal("snap")).await.unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    // Who asks for the durable state gets it, without its owner.
+    let durable = projects.fork(&shop, fork(Some(Point::Version(version("durable"))), "old")).await.unwrap();
+    assert_eq!((durable.node, durable.version), ("b".parse().ok(), Some(version("durable"))));
+    cluster.nodes[0].restart().await;
+    cluster.heard("a").await;
+    let copy = projects.fork(&shop, fork(None, "copy")).await.unwrap();
+    assert_eq!(copy.version, Some(version("acknowledged")));
+}
+
+#[tokio::test]
+async fn a_fenced_owner_that_is_back_is_waited_for_and_not_passed_over() {
+    let mut cluster = Cluster::start(&["a", "b"]).await;
+    let projects = cluster.projects();
+    let shop = project_on(&projects, "a", "one").await;
+    cluster.node("a").write(&shop.id, "acknowledged");
+    cluster.node("a").kill();
+    cas::session::fence(&cluster.store, &cluster.node("a").session.id()).await.unwrap();
+    let new = || NewFork { request: Some("copy".parse().unwrap()), ..NewFork::default() };
+    eventually("it is seen to be fenced", async || {
+        projects.fork(&shop, new()).await.unwrap_err().kind() == Kind::FailedPrecondition
+    })
+    .await;
+    cluster.nodes[0].restart().await;
+    cluster.heard("a").await;
+    // It has not taken its volume again yet.
+    let error = projects.fork(&shop, new()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
 }
 
 #[tokio::test]
