@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use types::{Change, Nonce, VolumeId};
+use types::{Change, Nonce, SessionId, VolumeId};
 
 use crate::codec;
 use crate::error::Error;
@@ -78,6 +78,20 @@ where
     F: FnMut(&Stored<Record>) -> Result<Next<Record>, Error> + Send,
 {
     swap(store, operation, &keys::volume(id), decide).await?.ok_or_else(|| Error::NoVolume { id: id.clone() })
+}
+
+/// Writes a record again as it is, if `session` owns it. A write of an earlier process of the session that is still on its
+/// way then finds another record and does not happen.
+pub async fn touch(
+    store: &Store,
+    session: &SessionId,
+    id: &VolumeId,
+) -> Result<Change<Stored<Record>>, Error> {
+    update(store, None, id, |current| {
+        let ours = current.value.owner == Some(*session);
+        Ok(if ours { Next::Write(current.value.clone()) } else { Next::Already })
+    })
+    .await
 }
 
 /// Changes any object by rule U; `None` if it is not there.

@@ -263,6 +263,13 @@ impl Node {
                 // Who knows what they are: they stay.
                 Some(Standing::Fenced { .. } | Standing::Quarantined { .. }) => continue,
             };
+            let listed = |place: &Place| asked.iter().any(|entry| entry.version() == place.version());
+            if self.shelf().of_volume(&id).iter().any(|place| !listed(place)) {
+                // A publication was cut short. Sent by the process before this one, it may still arrive: not any more,
+                // as it would make a version the head that is about to be dropped here.
+                let me = self.session()?.id();
+                cas::update::touch(self.store(), &me, &id).await?;
+            }
             for place in places {
                 let version = place.version();
                 if !asked.iter().any(|entry| entry.role == Role::Manual && entry.version() == version) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cas::Store;
-use cas::objects::{Fault, FaultStore, crashes};
+use cas::objects::{CallKind, Fault, FaultStore, crashes};
 use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request};
 use csi::node::Node;
 use csi::restore::Wanted;
@@ -144,6 +144,43 @@ fn a_kill_inside_a_sync_loses_nothing() {
             .boxed()
         },
     );
+}
+
+#[test]
+fn a_write_of_a_killed_process_that_arrives_late_takes_nothing_from_the_next_life() {
+    if !has_btrfs() {
+        return;
+    }
+    let world = World::new();
+    let name = "vol-1".to_owned();
+    life(async {
+        let node = world.pool.start(&world.store).await;
+        world.prepare(&node, &name).await;
+        // The publication is on its way when the process is killed.
+        let mut sent = false;
+        world.faults.plan(move |call| {
+            if sent {
+                return Fault::DieBefore;
+            }
+            sent = call.kind == CallKind::Put && call.key.starts_with("vol/");
+            if sent { Fault::Held } else { Fault::None }
+        });
+        let syncing = Arc::clone(&node);
+        let work = tokio::spawn(async move { drop(syncing.sync(&id("vol-1"), SyncRequest::plain()).await) });
+        assert!(world.faults.until_death(work).await.is_none());
+    });
+    world.faults.heal();
+    world.faults.revive();
+    life(async {
+        let node = world.pool.start(&world.store).await;
+        std::fs::write(live(&node, &name).join("acknowledged"), "in the next life").unwrap();
+        assert_eq!(world.faults.deliver_held().await.len(), 1);
+        world.remember(&live(&node, &name));
+        node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
+        world.assert_durable(&node, &name).await;
+        let records = cas::record::list(&world.store).await.unwrap();
+        assert!(records.iter().all(|record| record.value.kind == cas::RecordKind::Volume), "no orphan");
+    });
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::objects::{Condition, Etag, Key};
 use crate::record;
 use crate::settle::{self, Settled};
 use crate::store::{Store, Stored};
-use crate::update::{Next, create, update};
+use crate::update::{create, touch};
 
 /// How often the collection may move on while a session joins, before joining is an error.
 const MAX_JOIN_ROUNDS: u32 = 100;
@@ -361,11 +361,7 @@ impl Session {
             return Ok(());
         }
         for id in record::ids(&self.0.store).await? {
-            let touched = update(&self.0.store, None, &id, |current| {
-                let ours = current.value.owner == Some(self.0.id);
-                Ok(if ours { Next::Write(current.value.clone()) } else { Next::Already })
-            });
-            match touched.await {
+            match touch(&self.0.store, &self.0.id, &id).await {
                 // A record that went meanwhile cannot be written to either.
                 Ok(_) | Err(Error::NoVolume { .. } | Error::Gone { .. }) => {}
                 Err(error) => return Err(error),
