@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use types::{MemberName, VolumeId};
 
 use crate::about::About;
+use crate::basis::Basis;
 use crate::error::Error;
 use crate::local;
 use crate::materialise::Staged;
@@ -27,10 +28,28 @@ impl Node {
     /// # Errors
     /// Somebody else holds it, or pool or store failed.
     pub async fn acquire(self: &Arc<Self>, id: &VolumeId, force: bool) -> Result<Arc<Volume>, Error> {
+        self.acquire_if(id, force, Basis::default()).await
+    }
+
+    /// The same, if the record is still what the order was decided on, or this session's already.
+    ///
+    /// # Errors
+    /// Those of [`Self::acquire`], and [`Error::Late`].
+    pub async fn acquire_if(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        force: bool,
+        basis: Basis,
+    ) -> Result<Arc<Volume>, Error> {
         let guard = self.locks().try_acquire(id, "acquire")?;
         let (node, id) = (Arc::clone(self), id.clone());
         self.detached("acquire", async move {
             let _guard = guard;
+            if let Some(record) = cas::record::read(node.store(), &id).await?
+                && record.value.owner != node.session_id()
+            {
+                basis.check(&record.value)?;
+            }
             node.acquire_locked(&id, force).await
         })
         .await

@@ -20,6 +20,16 @@ pub enum Error {
         /// What is going on.
         running: &'static str,
     },
+    /// An order that was decided on what is not so any more.
+    #[error(
+        "the order for volume {volume} came too late: its {moved} has moved since it was decided on; look again"
+    )]
+    Late {
+        /// Which volume.
+        volume: VolumeId,
+        /// What is another one now.
+        moved: &'static str,
+    },
     /// Snapshots of several volumes did not come into one transaction.
     #[error("the volumes could not be cut in one transaction in {attempts} attempts; try again")]
     NoCut {
@@ -292,7 +302,7 @@ pub enum Error {
 impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Busy { .. } | Self::Fenced { .. } | Self::NoCut { .. } => Kind::Aborted,
+            Self::Busy { .. } | Self::Late { .. } | Self::Fenced { .. } | Self::NoCut { .. } => Kind::Aborted,
             Self::NotHere { .. } | Self::NoRecord { .. } | Self::NoVersion { .. } | Self::NoEntry { .. } => {
                 Kind::NotFound
             }

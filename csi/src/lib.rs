@@ -4,6 +4,7 @@
 
 pub mod about;
 pub mod acquire;
+pub mod basis;
 pub mod changes;
 pub mod clone;
 pub mod config;

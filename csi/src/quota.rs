@@ -21,12 +21,32 @@ impl Node {
         id: &VolumeId,
         limit_bytes: Option<u64>,
     ) -> Result<Arc<Volume>, Error> {
+        self.set_quota_if(id, limit_bytes, None).await
+    }
+
+    /// The same, if `before` is absent or the limit that the record says.
+    ///
+    /// # Errors
+    /// Those of [`Self::set_quota`], and [`Error::Late`].
+    pub async fn set_quota_if(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        limit_bytes: Option<u64>,
+        before: Option<Option<u64>>,
+    ) -> Result<Arc<Volume>, Error> {
         let volume = self.volumes().get(id)?;
         volume.claim(self.session()?.id())?;
         let guard = self.locks().try_acquire(id, "set quota")?;
         let node = Arc::clone(self);
         self.detached("set quota", async move {
             let _guard = guard;
+            if let Some(before) = before {
+                let found = cas::record::get(node.store(), &volume.id).await?.value.quota.limit_bytes;
+                // A repeat whose first answer was lost finds what it wants.
+                if found != before && found != limit_bytes {
+                    return Err(Error::Late { volume: volume.id.clone(), moved: "limit" });
+                }
+            }
             lifecycle::set_quota(node.store(), &volume.id, limit_bytes).await?;
             let about = About { limit_bytes, ..volume.facts().about };
             let (id, facts) = (volume.id.clone(), about.clone());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use types::{Epoch, VersionId, VolumeId};
 
 use crate::about::About;
+use crate::basis::Basis;
 use crate::error::Error;
 use crate::local;
 use crate::node::Node;
@@ -26,12 +27,25 @@ impl Node {
     /// # Errors
     /// It is mounted or not this node's, or pool or store failed; then it is still this node's.
     pub async fn release(self: &Arc<Self>, id: &VolumeId, keep_copy: bool) -> Result<Released, Error> {
+        self.release_if(id, keep_copy, Basis::default()).await
+    }
+
+    /// The same, if the volume is still held under the epoch that the order was decided on.
+    ///
+    /// # Errors
+    /// Those of [`Self::release`], and [`Error::Late`].
+    pub async fn release_if(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        keep_copy: bool,
+        basis: Basis,
+    ) -> Result<Released, Error> {
         let volume = self.volumes().get(id)?;
         let guard = self.locks().try_acquire(id, "release")?;
         let node = Arc::clone(self);
         self.detached("release", async move {
             let _guard = guard;
-            node.release_locked(&volume, keep_copy).await
+            node.release_locked(&volume, keep_copy, basis).await
         })
         .await
     }
@@ -40,8 +54,10 @@ impl Node {
         self: &Arc<Self>,
         volume: &Arc<Volume>,
         keep_copy: bool,
+        basis: Basis,
     ) -> Result<Released, Error> {
-        volume.claim(self.session()?.id())?;
+        let claim = volume.claim(self.session()?.id())?;
+        basis.check_epoch(&volume.id, claim.epoch)?;
         self.require_unmounted(&volume.id)?;
         let _closed = volume.close().await?;
         let synced = self.sync_locked(volume, &SyncRequest::plain(), true).await?;

@@ -8,6 +8,7 @@ use cas::lifecycle::{self, Target};
 use cas::{Record, VersionRef};
 use types::{EntryId, MemberName, VersionId, VolumeId};
 
+use crate::basis::Basis;
 use crate::error::Error;
 use crate::layout::{self, DATA, OLD_PREFIX, STAGING};
 use crate::local;
@@ -44,12 +45,25 @@ impl Node {
     /// # Errors
     /// There is no such entry, the volume is not this node's, or pool or store failed.
     pub async fn restore(self: &Arc<Self>, id: &VolumeId, wanted: Wanted) -> Result<RestoredTo, Error> {
+        self.restore_if(id, wanted, Basis::default()).await
+    }
+
+    /// The same, if the record is still what the order was decided on.
+    ///
+    /// # Errors
+    /// Those of [`Self::restore`], and [`Error::Late`].
+    pub async fn restore_if(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        wanted: Wanted,
+        basis: Basis,
+    ) -> Result<RestoredTo, Error> {
         let volume = self.volumes().get(id)?;
         let guard = self.locks().try_acquire(id, "restore")?;
         let node = Arc::clone(self);
         self.detached("restore", async move {
             let _guard = guard;
-            let result = node.restore_locked(&volume, wanted).await;
+            let result = node.restore_locked(&volume, wanted, basis).await;
             if let Err(error) = &result {
                 node.note_failure(&volume, error);
             }
@@ -62,11 +76,13 @@ impl Node {
         self: &Arc<Self>,
         volume: &Arc<Volume>,
         wanted: Wanted,
+        basis: Basis,
     ) -> Result<RestoredTo, Error> {
         let session = self.session()?;
         let claim = volume.claim(session.id())?;
         // Before anything moves: a wish for an entry that is not there changes nothing.
         let record = cas::record::get(self.store(), &volume.id).await?.value;
+        basis.check(&record)?;
         let (entry, tree) = find(&record, wanted)?;
         // From the last sync to the swap nothing may be written through file calls: it would be in no version.
         let _closed = volume.close().await?;
@@ -95,8 +111,8 @@ impl Node {
             Err(error) => {
                 self.unstage(&staged.name).await;
                 if matches!(error, cas::Error::Unsettled { .. }) {
-                    // It may still happen; then the next start, or the next restore, swaps.
-                    volume.update(|facts| facts.unsettled.push(base.place.clone()));
+                    // It may still happen; then the next start, or the next operation, swaps.
+                    volume.update(|facts| facts.swap_is_pending(base.place.clone()));
                 } else if !kept_before {
                     self.put_away(&base.place).await?;
                 }
@@ -105,9 +121,12 @@ impl Node {
         };
         let (version, place) = (base.tree.version, base.place.clone());
         // From here on live is behind the record. Whatever stops the swap, the next operation finishes it first.
-        volume.update(|facts| facts.unsettled.push(base.place.clone()));
+        volume.update(|facts| facts.swap_is_pending(base.place.clone()));
         let restart_to_see_it = self.swap(volume, &staged.name, base, moved.entry).await?;
-        volume.update(|facts| facts.unsettled.clear());
+        volume.update(|facts| {
+            facts.unsettled.clear();
+            facts.swap_pending = false;
+        });
         if !kept_before {
             self.put_away(&place).await?;
         }

@@ -15,8 +15,9 @@ use proto::node::{
     SyncVolumeResponse, Volume,
 };
 use tonic::{Request, Response, Status};
-use types::{Domain, EntryId, RequestId, VersionId, VolumeId};
+use types::{Domain, EntryId, Epoch, RequestId, VersionId, VolumeId};
 
+use crate::basis::Basis;
 use crate::create::CreateRequest;
 use crate::error::Error;
 use crate::files::{LiveVolume, LiveVolumes};
@@ -44,6 +45,10 @@ impl NodeService {
 
 fn id(text: &str) -> Result<VolumeId, InvalidField> {
     required("volume_id", text)
+}
+
+fn epoch(number: u64) -> Option<Epoch> {
+    (number > 0).then_some(Epoch(number))
 }
 
 #[tonic::async_trait]
@@ -78,7 +83,8 @@ impl node_server::Node for NodeService {
         request: Request<AcquireVolumeRequest>,
     ) -> Result<Response<Volume>, Status> {
         let message = request.into_inner();
-        let volume = self.0.acquire(&id(&message.volume_id)?, message.force).await?;
+        let basis = Basis { epoch: epoch(message.if_epoch), head: None };
+        let volume = self.0.acquire_if(&id(&message.volume_id)?, message.force, basis).await?;
         Ok(Response::new(self.0.describe(&volume).await?))
     }
 
@@ -87,7 +93,8 @@ impl node_server::Node for NodeService {
         request: Request<ReleaseVolumeRequest>,
     ) -> Result<Response<ReleaseVolumeResponse>, Status> {
         let message = request.into_inner();
-        let released = self.0.release(&id(&message.volume_id)?, message.keep_copy).await?;
+        let basis = Basis { epoch: epoch(message.if_epoch), head: None };
+        let released = self.0.release_if(&id(&message.volume_id)?, message.keep_copy, basis).await?;
         Ok(Response::new(ReleaseVolumeResponse {
             version: released.version.to_string(),
             epoch: released.epoch.0,
@@ -129,7 +136,8 @@ impl node_server::Node for NodeService {
             Some(entry) => Wanted::Entry(entry),
             None => Wanted::Version(required::<VersionId>("version", &message.version)?),
         };
-        let restored = self.0.restore(&id(&message.volume_id)?, wanted).await?;
+        let basis = Basis { epoch: None, head: optional::<EntryId>("if_head", &message.if_head)? };
+        let restored = self.0.restore_if(&id(&message.volume_id)?, wanted, basis).await?;
         Ok(Response::new(RestoreVolumeResponse {
             version: restored.version.to_string(),
             entry_id: restored.entry.to_string(),
@@ -214,7 +222,8 @@ impl node_server::Node for NodeService {
     async fn set_quota(&self, request: Request<SetQuotaRequest>) -> Result<Response<Volume>, Status> {
         let message = request.into_inner();
         let limit = (message.quota_bytes > 0).then_some(message.quota_bytes);
-        let volume = self.0.set_quota(&id(&message.volume_id)?, limit).await?;
+        let before = message.if_quota_bytes.map(|bytes| (bytes > 0).then_some(bytes));
+        let volume = self.0.set_quota_if(&id(&message.volume_id)?, limit, before).await?;
         Ok(Response::new(self.0.describe(&volume).await?))
     }
 

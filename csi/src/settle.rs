@@ -110,12 +110,15 @@ impl Node {
     async fn take_again(self: &Arc<Self>, volume: &Arc<Volume>, record: &Record) -> Result<(), Error> {
         let at_head =
             volume.facts().base.map(|base| base.tree.version) == head_of(record).ok().map(|h| h.tree.version);
+        // A file call that came in before the place was lost may still write.
+        let closed = volume.close().await?;
         let given_up = record.owner.is_none() && at_head && !self.is_written(volume).await?;
         if given_up && self.require_unmounted(&volume.id).is_ok() {
             // A release that died between the record and the copy.
             volume.update(|facts| facts.standing = Standing::Relative);
             return self.drop_copy(volume, true).await;
         }
+        drop(closed);
         let session = self.session()?;
         let acquired =
             lifecycle::acquire(&session, &volume.id, &record.head_tips(), false).await?.into_inner();
@@ -154,6 +157,7 @@ impl Node {
         let unsettled = volume.update(|facts| {
             facts.head = Some(head);
             facts.trouble.clear();
+            facts.swap_pending = false;
             std::mem::take(&mut facts.unsettled)
         });
         for place in unsettled {

@@ -85,6 +85,8 @@ pub struct Facts {
     pub last_sync: Option<Timestamp>,
     /// How often it is synced, where that is not the node's interval.
     pub sync_interval: Option<Duration>,
+    /// A restore moved the record, or may have, and its tree is not in its place yet.
+    pub swap_pending: bool,
     /// A mount still shows a tree that a restore replaced.
     pub restart_to_see_it: bool,
     /// Snapshots whose publication was sent and not answered: they stay until the next one is.
@@ -105,10 +107,20 @@ impl Facts {
             origin: None,
             last_sync: None,
             sync_interval: None,
+            swap_pending: false,
             restart_to_see_it: false,
             unsettled: Vec::new(),
             trouble: String::new(),
         }
+    }
+}
+
+impl Facts {
+    /// Notes that live is to be replaced by the snapshot at `place`, unless the record says otherwise. Until that is
+    /// settled nothing is written to it.
+    pub(crate) fn swap_is_pending(&mut self, place: Place) {
+        self.unsettled.push(place);
+        self.swap_pending = true;
     }
 }
 
@@ -136,6 +148,11 @@ impl Volume {
             gate: Arc::default(),
             syncs: SyncQueue::default(),
         }
+    }
+
+    /// Keeps the gate of what was known before under this id.
+    pub(crate) fn share_gate(&mut self, before: &Self) {
+        self.gate = Arc::clone(&before.gate);
     }
 
     /// What is known now.
@@ -174,11 +191,16 @@ impl Volume {
     /// Lets a file call in.
     ///
     /// # Errors
-    /// A lifecycle operation has the volume for itself, longer than a caller wants to wait.
+    /// A lifecycle operation has the volume for itself, longer than a caller wants to wait; or another tree is about to
+    /// take the place of this one, and what is written would go with it.
     pub async fn enter(&self) -> Result<OwnedRwLockReadGuard<()>, Error> {
+        let busy = |running| Error::Busy { volume: self.id.clone(), running };
         let entered = tokio::time::timeout(GATE_WAIT, Arc::clone(&self.gate).read_owned()).await;
-        entered
-            .map_err(|_| Error::Busy { volume: self.id.clone(), running: "an operation that has it closed" })
+        let entered = entered.map_err(|_| busy("an operation that has it closed"))?;
+        if self.facts().swap_pending {
+            return Err(busy("a restore whose outcome is not known yet"));
+        }
+        Ok(entered)
     }
 
     /// Waits for the file calls that are under way, and lets no other in.

@@ -47,10 +47,13 @@ impl Volumes {
         self.len() == 0
     }
 
-    /// Adds a volume, or replaces what was known of it.
-    pub fn insert(&self, volume: Volume) -> Arc<Volume> {
-        let volume = Arc::new(volume);
+    /// Adds a volume, or replaces what was known of it. File calls that are under way stay counted.
+    pub fn insert(&self, mut volume: Volume) -> Arc<Volume> {
         let mut table = self.lock();
+        if let Some(before) = table.volumes.get(&volume.id) {
+            volume.share_gate(before);
+        }
+        let volume = Arc::new(volume);
         table.touched.insert(volume.id.clone());
         table.volumes.insert(volume.id.clone(), Arc::clone(&volume));
         volume

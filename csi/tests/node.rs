@@ -7,10 +7,12 @@ mod common;
 use std::process::Command;
 use std::sync::Arc;
 
-use cas::Role;
-use cas::objects::CallKind;
+use cas::objects::{CallKind, Fault};
+use cas::{Retry, Role};
 use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request, stop, store};
+use csi::basis::Basis;
 use csi::error::Error;
+use csi::files::LiveVolumes as _;
 use csi::restore::Wanted;
 use csi::sync::SyncRequest;
 use types::{Change, Classify as _, Kind};
@@ -182,6 +184,87 @@ async fn restoring_keeps_what_was_there_as_a_branch() {
     assert_eq!(error.kind(), Kind::NotFound);
     assert_eq!(names(node.pool().path().join("volumes/vol-1")), ["about", "base", "data", "snap"]);
     assert!(names(node.pool().path().join("staging")).is_empty());
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_comes_late_undoes_nothing() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    a.create(request("vol-1")).await.unwrap();
+    let first = a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    std::fs::write(live(&a, "vol-1").join("second"), "x").unwrap();
+    let second = a.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    // A hub decides on a restore and dies, with the order on its way. The caller's repeat is done, and something is written.
+    let restore = Basis { head: Some(second.entry), epoch: None };
+    a.restore_if(&id("vol-1"), Wanted::Entry(first.entry), restore).await.unwrap();
+    std::fs::write(live(&a, "vol-1").join("acknowledged"), "x").unwrap();
+    let error = a.restore_if(&id("vol-1"), Wanted::Entry(first.entry), restore).await.unwrap_err();
+    assert!(matches!(error, Error::Late { .. }) && error.kind() == Kind::Aborted, "{error}");
+    assert_eq!(names(live(&a, "vol-1")), ["acknowledged"]);
+    // The same with a move: the repeat released it, and it has been taken again since.
+    let given_up = Basis { epoch: Some(second.epoch), head: None };
+    a.release_if(&id("vol-1"), true, given_up).await.unwrap();
+    let held = a.acquire_if(&id("vol-1"), false, given_up).await.unwrap();
+    let error = a.release_if(&id("vol-1"), true, given_up).await.unwrap_err();
+    assert!(matches!(error, Error::Late { .. }), "{error}");
+    // A repeat whose first answer was lost finds the volume here, whatever it was decided on.
+    a.acquire_if(&id("vol-1"), false, given_up).await.unwrap();
+    // It was put to sleep again: the order to take it that went to another node is void.
+    let epoch = held.claim(a.session_id().unwrap()).unwrap().epoch;
+    a.release_if(&id("vol-1"), false, Basis { epoch: Some(epoch), head: None }).await.unwrap();
+    let error = b.acquire_if(&id("vol-1"), false, given_up).await.unwrap_err();
+    assert!(matches!(error, Error::Late { .. }), "{error}");
+    b.acquire(&id("vol-1"), false).await.unwrap();
+    let limit = |bytes: u64, before: Option<u64>| (Some(bytes), Some(before));
+    let (to, before) = limit(2 << 30, Some(1 << 30));
+    b.set_quota_if(&id("vol-1"), to, before).await.unwrap();
+    b.set_quota_if(&id("vol-1"), to, before).await.unwrap();
+    let (to, before) = limit(3 << 30, Some(1 << 30));
+    let error = b.set_quota_if(&id("vol-1"), to, before).await.unwrap_err();
+    assert!(matches!(error, Error::Late { .. }), "{error}");
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_to_a_tree_that_a_restore_may_be_about_to_replace() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let brief = Retry { patience: std::time::Duration::from_millis(100), ..Retry::default() };
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store.with_retry(brief)).await;
+    node.create(request("vol-1")).await.unwrap();
+    let first = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    std::fs::write(live(&node, "vol-1").join("second"), "x").unwrap();
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    faults.every(CallKind::Put, "vol/", Fault::Held);
+    let error = node.restore(&id("vol-1"), Wanted::Entry(first.entry)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    let error = node.open(&id("vol-1")).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Aborted, "{error}");
+    // It happened after all. From then on the restored tree is there, and may be written to.
+    faults.heal();
+    faults.deliver_held().await;
+    node.settle_all().await;
+    drop(node.open(&id("vol-1")).await.unwrap());
+    assert!(names(live(&node, "vol-1")).is_empty());
+    std::fs::write(live(&node, "vol-1").join("third"), "x").unwrap();
+    assert!(node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap().changed);
+    // What did not arrive is sent again: it happens now.
+    faults.every(CallKind::Put, "vol/", Fault::Unavailable);
+    node.restore(&id("vol-1"), Wanted::Entry(first.entry)).await.unwrap_err();
+    node.open(&id("vol-1")).await.unwrap_err();
+    faults.heal();
+    node.settle_all().await;
+    drop(node.open(&id("vol-1")).await.unwrap());
+    assert!(names(live(&node, "vol-1")).is_empty());
     stop(node).await;
 }
 

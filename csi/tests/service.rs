@@ -83,14 +83,20 @@ async fn a_client_makes_syncs_restores_and_deletes_a_volume() {
         .unwrap()
         .into_inner();
     assert_eq!((fork.version, fork.origin, fork.quota_bytes), (synced.version.clone(), Some(origin), 0));
-    let limited =
-        client.set_quota(SetQuotaRequest { volume_id: "vol-2".to_owned(), quota_bytes: 1 << 20 }).await;
+    let limited = client
+        .set_quota(SetQuotaRequest {
+            volume_id: "vol-2".to_owned(),
+            quota_bytes: 1 << 20,
+            if_quota_bytes: None,
+        })
+        .await;
     assert_eq!(limited.unwrap().into_inner().quota_bytes, 1 << 20);
     let restored = client
         .restore_volume(RestoreVolumeRequest {
             volume_id: "vol-1".to_owned(),
-            entry_id: synced.entry_id,
+            entry_id: synced.entry_id.clone(),
             version: String::new(),
+            if_head: synced.entry_id,
         })
         .await
         .unwrap()

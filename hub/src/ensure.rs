@@ -65,7 +65,7 @@ pub async fn hibernate(hub: &Arc<Hub>, volume: &VolumeId) -> Result<(), Error> {
         let record = owned.catalog.volume(&id).await?;
         match owned.whereabouts(&record, owned.reconnect_time()).await? {
             Whereabouts::Asleep => {}
-            Whereabouts::Live(node) => drop(release(&owned, &node, &id, false).await?),
+            Whereabouts::Live(node) => drop(release(&owned, &node, &record, false).await?),
             Whereabouts::Fenced => return Err(dead(&record)),
             Whereabouts::Dead { node, .. } => return Err(Error::OwnerDead { volume: id, node }),
             Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: id, node }),
@@ -95,7 +95,7 @@ async fn bring(
         let outcome = match hub.whereabouts(&record, hub.verdict_time()).await? {
             Whereabouts::Live(node) if allowed.is_empty() || allowed.contains(node.name()) => {
                 course.towards(node.name());
-                here(hub, &node, volume).await
+                here(hub, &node, &record).await
             }
             Whereabouts::Live(owner) => {
                 let target =
@@ -112,7 +112,7 @@ async fn bring(
                     hub.fence(volume, session).await?;
                 }
                 taken_over |= !matches!(asleep, Whereabouts::Asleep);
-                acquire(hub, &target, volume).await.map(|held| (target.name().clone(), held))
+                acquire(hub, &target, &record).await.map(|held| (target.name().clone(), held))
             }
             Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: volume.clone(), node }),
         };
@@ -145,8 +145,8 @@ async fn bring(
 }
 
 /// Verifies that the owner's node has the volume, and lets it materialise what it lost.
-async fn here(hub: &Hub, node: &LiveNode, volume: &VolumeId) -> Result<(NodeName, wire::Volume), Error> {
-    match look_at(node, volume).await {
+async fn here(hub: &Hub, node: &LiveNode, record: &Record) -> Result<(NodeName, wire::Volume), Error> {
+    match look_at(node, &record.id).await {
         Ok(held) if held.owned => return Ok((node.name().clone(), held)),
         Ok(_) => {}
         Err(error) if error.kind() == Kind::NotFound => {}
@@ -157,7 +157,7 @@ async fn here(hub: &Hub, node: &LiveNode, volume: &VolumeId) -> Result<(NodeName
             return Err(error);
         }
     }
-    acquire(hub, node, volume).await.map(|held| (node.name().clone(), held))
+    acquire(hub, node, record).await.map(|held| (node.name().clone(), held))
 }
 
 /// Moves a volume between two nodes that live. On the way it sleeps in the store for a moment; where the target cannot
@@ -180,8 +180,8 @@ async fn relocate(
         Err(error) => return Err(error),
     }
     // The copy stays: should the target fail, its owner has it back at once. The node drops it when it may.
-    release(hub, owner, volume, true).await?;
-    match acquire(hub, target, volume).await {
+    release(hub, owner, record, true).await?;
+    match acquire(hub, target, record).await {
         Ok(held) => Ok((target.name().clone(), held)),
         Err(failed) => {
             let now = hub.catalog.volume(volume).await?;
@@ -189,7 +189,7 @@ async fn relocate(
                 // It was done, and only the answer was lost; the next look finds it there.
                 return Err(failed);
             }
-            match acquire(hub, owner, volume).await {
+            match acquire(hub, owner, &now).await {
                 Ok(_) => Err(failed),
                 Err(undo) => Err(Error::Stranded {
                     volume: volume.clone(),
@@ -201,8 +201,12 @@ async fn relocate(
     }
 }
 
-async fn acquire(hub: &Hub, node: &LiveNode, volume: &VolumeId) -> Result<wire::Volume, Error> {
-    let request = wire::AcquireVolumeRequest { volume_id: volume.to_string(), force: false };
+async fn acquire(hub: &Hub, node: &LiveNode, record: &Record) -> Result<wire::Volume, Error> {
+    let request = wire::AcquireVolumeRequest {
+        volume_id: record.id.to_string(),
+        force: false,
+        if_epoch: record.epoch.0,
+    };
     hub.order(node, "take the volume", request, |mut client, request| async move {
         client.acquire_volume(request).await
     })
@@ -212,10 +216,11 @@ async fn acquire(hub: &Hub, node: &LiveNode, volume: &VolumeId) -> Result<wire::
 async fn release(
     hub: &Hub,
     node: &LiveNode,
-    volume: &VolumeId,
+    record: &Record,
     keep_copy: bool,
 ) -> Result<wire::ReleaseVolumeResponse, Error> {
-    let request = wire::ReleaseVolumeRequest { volume_id: volume.to_string(), keep_copy };
+    let request =
+        wire::ReleaseVolumeRequest { volume_id: record.id.to_string(), keep_copy, if_epoch: record.epoch.0 };
     hub.order(node, "release the volume", request, |mut client, request| async move {
         client.release_volume(request).await
     })

@@ -18,7 +18,7 @@ use crate::nodes::LiveNode;
 use crate::placement::NoPlace;
 use crate::view::head_version;
 
-/// How often a delete looks again for a node that can do it.
+/// How often a delete looks again for a node that can do it, and a restore at what it is decided on.
 const ROUNDS: usize = 2;
 
 /// The owner of a volume, or nobody where it sleeps. A dead owner is an error: taking a volume over loses what that node
@@ -110,31 +110,53 @@ pub async fn restore(
     volume: &VolumeId,
     point: Point,
 ) -> Result<wire::RestoreVolumeResponse, Error> {
-    let record = hub.catalog.volume(volume).await?;
-    let (wanted, there) = match point {
-        Point::Entry(entry) => (entry.to_string(), record.entry(&entry).is_some()),
-        Point::Version(version) => (version.to_string(), record.find_version(&version).is_some()),
+    let wanted = match point {
+        Point::Entry(entry) => entry.to_string(),
+        Point::Version(version) => version.to_string(),
         Point::Present => return Err(Error::NoEntry { volume: volume.clone(), wanted: String::new() }),
     };
-    if !there {
-        return Err(Error::NoEntry { volume: volume.clone(), wanted });
-    }
+    let missing = || Error::NoEntry { volume: volume.clone(), wanted: wanted.clone() };
+    let record = hub.catalog.volume(volume).await?;
+    find(&record, point).ok_or_else(missing)?;
     let node = awake(hub, volume).await?;
-    let request = wire::RestoreVolumeRequest {
-        volume_id: volume.to_string(),
-        entry_id: if matches!(point, Point::Entry(_)) { wanted.clone() } else { String::new() },
-        version: if matches!(point, Point::Version(_)) { wanted.clone() } else { String::new() },
-    };
-    let owned = Arc::clone(hub);
+    let (owned, id) = (Arc::clone(hub), volume.clone());
     let work = |_| async move {
-        let answer = owned.order(&node, "restore the volume", request, |mut client, request| async move {
-            client.restore_volume(request).await
-        });
-        answer.await.map(Done::Restored)
+        for _ in 1..ROUNDS {
+            match bring_back(&owned, &node, &id, point).await {
+                // A sync came between our look and the node's: look again.
+                Err(error) if error.kind() == Kind::Aborted => {}
+                outcome => return outcome,
+            }
+        }
+        bring_back(&owned, &node, &id, point).await
     };
     match hub.flights.fly(volume, Operation::Restore(wanted), work).await? {
         Done::Restored(answer) => Ok(answer),
         Done::Volume | Done::Ensured(_) => Err(Error::OperationDied { volume: volume.clone() }),
+    }
+}
+
+/// Orders one restore, decided on what the record says now: the order is void once the head has moved.
+async fn bring_back(hub: &Hub, node: &LiveNode, volume: &VolumeId, point: Point) -> Result<Done, Error> {
+    let record = hub.catalog.volume(volume).await?;
+    let text = |wanted: Option<String>| wanted.unwrap_or_default();
+    let request = wire::RestoreVolumeRequest {
+        volume_id: volume.to_string(),
+        entry_id: text(if let Point::Entry(entry) = point { Some(entry.to_string()) } else { None }),
+        version: text(if let Point::Version(version) = point { Some(version.to_string()) } else { None }),
+        if_head: text(record.head.map(|head| head.to_string())),
+    };
+    let answer = hub.order(node, "restore the volume", request, |mut client, request| async move {
+        client.restore_volume(request).await
+    });
+    answer.await.map(Done::Restored)
+}
+
+fn find(record: &Record, point: Point) -> Option<&cas::Entry> {
+    match point {
+        Point::Entry(entry) => record.entry(&entry),
+        Point::Version(version) => record.find_version(&version),
+        Point::Present => record.head_entry(),
     }
 }
 

@@ -16,7 +16,11 @@ pub async fn set_quota(hub: &Hub, volume: &VolumeId, limit_bytes: u64) -> Result
     let record = hub.catalog.volume(volume).await?;
     match hub.whereabouts(&record, hub.reconnect_time()).await? {
         Whereabouts::Live(node) => {
-            let request = wire::SetQuotaRequest { volume_id: volume.to_string(), quota_bytes: limit_bytes };
+            let request = wire::SetQuotaRequest {
+                volume_id: volume.to_string(),
+                quota_bytes: limit_bytes,
+                if_quota_bytes: Some(record.quota.limit_bytes.unwrap_or(0)),
+            };
             let answer = hub.order(&node, "set the limit", request, |mut client, request| async move {
                 client.set_quota(request).await
             });

@@ -179,6 +179,18 @@ async fn a_snapshot_stands_on_the_timeline_and_can_be_gone_back_to() {
     assert_eq!(timeline[1].branch, restored.branch, "the present state was kept");
     assert_eq!(timeline[1].version, version("v2"));
     assert_eq!(projects.timeline(&shop, 2).await.unwrap(), timeline[..2]);
+    // A sync comes between the hub's look and the node's: it looks again, and the order is decided anew.
+    cluster.node("a").write(&shop.id, "fourth");
+    cluster.node("a").delay("restore", Duration::from_millis(300));
+    let before = cluster.node("a").calls("restore");
+    let restore = {
+        let (projects, shop) = (projects.clone(), shop.clone());
+        tokio::spawn(async move { projects.restore(&shop, Point::Entry(first.id)).await.unwrap() })
+    };
+    eventually("the order is on its way", async || cluster.node("a").calls("restore") > before).await;
+    projects.sync(&shop).await.unwrap();
+    assert_eq!(restore.await.unwrap().version, version("v1"));
+    assert_eq!(cluster.node("a").calls("restore"), before + 2);
     let unknown = Point::Entry("00".repeat(32).parse().unwrap());
     assert_eq!(projects.restore(&shop, unknown).await.unwrap_err().kind(), Kind::NotFound);
 }

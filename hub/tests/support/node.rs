@@ -245,6 +245,14 @@ fn describe(id: &VolumeId, copy: &Copy) -> Volume {
     }
 }
 
+/// A correct hub always says what its order was decided on.
+fn is_as_decided<T: PartialEq + std::fmt::Display>(what: &str, decided: T, found: T) -> Result<(), Status> {
+    if decided == found {
+        return Ok(());
+    }
+    Err(Status::aborted(format!("decided on the {what} {decided}, which is {found}")))
+}
+
 fn status(error: cas::Error) -> Status {
     proto::status::status(&error)
 }
@@ -423,8 +431,12 @@ impl Node for Inner {
         request: Request<AcquireVolumeRequest>,
     ) -> Result<Response<Volume>, Status> {
         self.called("acquire").await?;
-        let id: VolumeId = required("volume_id", &request.into_inner().volume_id)?;
+        let asked = request.into_inner();
+        let id: VolumeId = required("volume_id", &asked.volume_id)?;
         let record = cas::record::get(&self.store, &id).await.map_err(status)?.value;
+        if record.owner != Some(self.session.id()) {
+            is_as_decided("epoch", asked.if_epoch, record.epoch.0)?;
+        }
         let (live, head) = self.fetch(&record).await?;
         let acquired =
             lifecycle::acquire(&self.session, &id, &record.head_tips(), false).await.map_err(status)?;
@@ -448,6 +460,7 @@ impl Node for Inner {
         self.called("release").await?;
         let asked = request.into_inner();
         let id: VolumeId = required("volume_id", &asked.volume_id)?;
+        is_as_decided("epoch", asked.if_epoch, self.owned(&id)?.1.epoch.0)?;
         if self.owned(&id)?.0.mounted {
             return Err(Status::failed_precondition("it is mounted"));
         }
@@ -492,6 +505,8 @@ impl Node for Inner {
         self.called("restore").await?;
         let asked = request.into_inner();
         let id: VolumeId = required("volume_id", &asked.volume_id)?;
+        let record = cas::record::get(&self.store, &id).await.map_err(status)?.value;
+        is_as_decided("head", asked.if_head, record.head.unwrap().to_string())?;
         self.publish(&id, Role::Sync, String::new(), false).await?;
         let (mut copy, claim) = self.owned(&id)?;
         let record = cas::record::get(&self.store, &id).await.map_err(status)?.value;
