@@ -246,6 +246,14 @@ pub enum Error {
         pack: PackId,
     },
 
+    /// A page of older entries that a record named is not in the store. Read the record again: if it names the page
+    /// still, the store lost it.
+    #[error("{key} is not in the store; the record that named it was replaced, or the store lost it")]
+    NoPage {
+        /// The page.
+        key: Key,
+    },
+
     /// A record would name bytes that nobody proved to be stored under this operation (rule R).
     #[error("pack {pack} was neither acknowledged to this operation nor confirmed under its pin")]
     Unproven {
@@ -340,7 +348,9 @@ impl Classify for Error {
             | Self::WrongState { .. }
             | Self::Sealed { .. }
             | Self::Owned { .. } => Kind::FailedPrecondition,
-            Self::Corrupt { .. } | Self::NoPack { .. } | Self::ForeignPack { .. } => Kind::DataLoss,
+            Self::Corrupt { .. } | Self::NoPack { .. } | Self::NoPage { .. } | Self::ForeignPack { .. } => {
+                Kind::DataLoss
+            }
             Self::TooLarge { .. } => Kind::ResourceExhausted,
             Self::Contended { .. }
             | Self::Lost { .. }

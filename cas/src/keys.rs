@@ -1,6 +1,6 @@
 //! The names of all objects in a store. See FORMAT.md.
 
-use types::{PackId, ResourceName, SessionId, VolumeId};
+use types::{Hash, PackId, ResourceName, SessionId, VolumeId};
 
 use crate::names::NameKind;
 use crate::objects::Key;
@@ -11,6 +11,8 @@ pub const VOLUMES: &str = "vol/";
 pub const SESSIONS: &str = "session/";
 /// Below it, the packs, by domain.
 pub const PACKS: &str = "pack/";
+/// Below it, the pages of older entries, by volume.
+pub const PAGES: &str = "page/";
 
 fn key(text: &str) -> Key {
     text.parse().expect("ids hold only characters that a key may have, and are short")
@@ -27,6 +29,16 @@ pub(crate) fn gc() -> Key {
 /// The key of a volume's record.
 pub fn volume(id: &VolumeId) -> Key {
     key(&format!("{VOLUMES}{id}"))
+}
+
+/// The key of a page of a volume's older entries.
+pub fn page(id: &VolumeId, page: &Hash) -> Key {
+    key(&format!("{PAGES}{id}/{page}"))
+}
+
+/// Where the pages of a volume are: not an object, but what errors name.
+pub(crate) fn pages_of(id: &VolumeId) -> Key {
+    key(&format!("{PAGES}{id}"))
 }
 
 /// The key of a session.

@@ -10,14 +10,17 @@ pub mod keys;
 pub mod lifecycle;
 pub mod names;
 pub mod objects;
+pub mod page;
 pub mod record;
 pub mod references;
 pub mod session;
 mod settle;
 mod store;
 pub mod thin;
+pub mod timeline;
 pub mod tree;
 pub mod update;
+pub mod upkeep;
 
 pub use codec::{FORMAT, MAX_SMALL_OBJECT_BYTES};
 pub use entry::{Entry, Heads, Role, Tips};

@@ -8,8 +8,7 @@ use std::fmt;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use types::{
-    Birth, Domain, EntryId, Epoch, Hash, NodeName, Nonce, PoolId, RequestId, Rev, SessionId, VersionId,
-    VolumeId,
+    Birth, Domain, EntryId, Epoch, NodeName, Nonce, PoolId, RequestId, Rev, SessionId, VersionId, VolumeId,
 };
 
 use crate::VersionRef;
@@ -18,7 +17,10 @@ use crate::entry::{Entry, Tips, tips};
 use crate::error::Error;
 use crate::keys;
 use crate::objects::{Key, list_all};
+use crate::page::OlderPage;
 use crate::store::{Store, Stored};
+use crate::thin;
+use crate::timeline::{Located, Place};
 
 /// How many records are read at once for a list.
 const READ_AHEAD: usize = 16;
@@ -113,19 +115,6 @@ pub struct Quota {
     pub charge_bytes: u64,
 }
 
-/// An immutable page of older entries, `page/<volume>/<hash>`. Nothing writes one yet, and a record that has one is
-/// refused, because its entries hold bytes that nobody here would see.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OlderPage {
-    /// The hash of the page's bytes, and its name.
-    pub page: Hash,
-    /// How many entries it holds.
-    pub entries: u32,
-    /// The time of its newest entry.
-    pub newest: types::Timestamp,
-}
-
 /// The record of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,7 +143,8 @@ pub struct Record {
     pub epoch: Epoch,
     /// The newest entry of the volume's line; `None` before the first version.
     pub head: Option<EntryId>,
-    /// The timeline, oldest first.
+    /// The timeline, oldest first: its newest entries, and all that are named or manual. Older ones are in pages
+    /// ([`crate::timeline`] has all).
     pub entries: Vec<Entry>,
     /// Pages of older entries, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -182,7 +172,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Returns the entry with this id.
+    /// Returns the entry with this id, if the record itself holds it.
     pub fn entry(&self, id: &EntryId) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.id == *id)
     }
@@ -197,14 +187,38 @@ impl Record {
         self.head_entry().map(|entry| tips(&entry.heads)).unwrap_or_default()
     }
 
-    /// Returns the newest entry at this version.
+    /// Returns the newest entry at this version, of those that the record itself holds.
     pub fn find_version(&self, version: &VersionId) -> Option<&Entry> {
         self.entries.iter().rev().find(|entry| entry.heads.values().any(|head| head.version == *version))
     }
 
-    /// Returns every reference that the record holds: what keeps packs alive.
+    /// Returns the references of the entries that the record itself holds. Those in pages keep packs alive as well:
+    /// [`crate::timeline::references`].
     pub fn references(&self) -> impl Iterator<Item = &VersionRef> {
         self.entries.iter().flat_map(|entry| entry.heads.values())
+    }
+
+    /// Returns the keys of its pages, which stay as long as it names them.
+    pub fn page_keys(&self) -> impl Iterator<Item = Key> {
+        self.older.iter().map(|older| keys::page(&self.id, &older.page))
+    }
+
+    /// Tells if an entry that was found is still where it was.
+    pub fn holds(&self, located: &Located) -> bool {
+        match located.place {
+            None => self.entry(&located.entry.id).is_some(),
+            Some(Place { page, number }) => {
+                self.older.iter().any(|older| older.page == page && !older.gone.contains(number))
+            }
+        }
+    }
+
+    /// Takes an entry out of its page, so that it can be named.
+    pub(crate) fn promote(&mut self, located: &Located) {
+        let Some(Place { page, number }) = located.place else { return };
+        let at = self.entries.partition_point(|entry| entry.time <= located.entry.time);
+        self.entries.insert(at, located.entry.clone());
+        thin::leave(self, &page, number);
     }
 
     /// Returns the entries that no rule may thin.
@@ -217,8 +231,12 @@ impl Record {
         if keys::volume(&self.id) != *key {
             return Err(Error::corrupt(key, format!("it is the record of {}", self.id)));
         }
-        if !self.older.is_empty() {
-            return Err(Error::corrupt(key, "it has pages of older entries, which this program cannot read"));
+        if let Some(reason) = self.older.iter().find_map(|page| page.check().err()) {
+            return Err(Error::corrupt(key, reason));
+        }
+        let pages: BTreeSet<_> = self.older.iter().map(|older| older.page).collect();
+        if pages.len() != self.older.len() {
+            return Err(Error::corrupt(key, "a page is there twice"));
         }
         if let Some(entry) =
             self.entries.iter().find(|entry| entry.heads.is_empty() || !entry.is_itself(&self.id))

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::keys;
 use crate::record::{self, Record, State};
 use crate::session::Operation;
+use crate::timeline::{self, Located, Point};
 
 /// How many packs are looked up at once.
 const LOOK_AHEAD: usize = 16;
@@ -49,8 +50,9 @@ pub async fn confirm_version(
     packs: &BTreeSet<PackId>,
 ) -> Result<Entry, Error> {
     let record = record::get(operation.session().store(), source).await?;
-    let entry = record.value.find_version(version);
-    let entry = entry.ok_or_else(|| Error::NoVersion { id: source.clone(), version: *version })?;
+    let point = Point::Version(*version);
+    let found = timeline::find(operation.session().store(), &record.value, &point).await?;
+    let Located { entry, .. } = found.ok_or(Error::NoVersion { id: source.clone(), version: *version })?;
     // A deleted record's entries are roots until it is purged, but nobody starts something new from it.
     if record.value.state == State::Deleted || record.value.state == State::Purged {
         return Err(Error::WrongState { id: source.clone(), state: record.value.state });
@@ -59,7 +61,7 @@ pub async fn confirm_version(
     packs.extend(entry.heads.values().map(|head| PackId::clone(&head.manifest.pack)));
     allowed(operation, &packs)?;
     operation.confirm(packs);
-    Ok(entry.clone())
+    Ok(entry)
 }
 
 /// Refuses packs that the operation's pin condemns.

@@ -15,6 +15,7 @@ use crate::codec;
 use crate::error::Error;
 use crate::keys;
 use crate::objects::{Condition, Etag, Key, Object, ObjectError, Objects};
+use crate::page::PageCache;
 use crate::settle::{self, Settled};
 
 /// A value with the state of the object that it was read from or written to.
@@ -59,6 +60,7 @@ pub struct Store {
     clock: Arc<dyn Clock>,
     id: StoreId,
     retry: Retry,
+    pages: Arc<PageCache>,
 }
 
 impl fmt::Debug for Store {
@@ -81,7 +83,7 @@ impl Store {
     /// Opens the store that is there.
     pub async fn open(objects: Arc<dyn Objects>, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         match read_id(&*objects).await? {
-            Some(id) => Ok(Self { objects, clock, id, retry: Retry::default() }),
+            Some(id) => Ok(Self { objects, clock, id, retry: Retry::default(), pages: Arc::default() }),
             None => Err(Error::NoStore { place: objects.describe() }),
         }
     }
@@ -91,23 +93,23 @@ impl Store {
         objects: Arc<dyn Objects>,
         clock: Arc<dyn Clock>,
     ) -> Result<Change<Self>, Error> {
-        let retry = Retry::default();
+        let (retry, pages) = (Retry::default(), Arc::default());
         if let Some(id) = read_id(&*objects).await? {
-            return Ok(Change::Already(Self { objects, clock, id, retry }));
+            return Ok(Change::Already(Self { objects, clock, id, retry, pages }));
         }
         // Objects without a store object: another program's bucket, a wrong prefix, or a store that lost its head.
         // The probe's leftovers do not count.
         let page = objects.list("", None).await?;
         if let Some(found) = page.entries.iter().find(|meta| !meta.key.as_str().starts_with("probe")) {
             if let Some(id) = read_id(&*objects).await? {
-                return Ok(Change::Already(Self { objects, clock, id, retry }));
+                return Ok(Change::Already(Self { objects, clock, id, retry, pages }));
             }
             return Err(Error::NotOurs {
                 place: objects.describe(),
                 reason: format!("it holds {} but no object named store", found.key),
             });
         }
-        let store = Self { objects, clock, id: StoreId::random(), retry };
+        let store = Self { objects, clock, id: StoreId::random(), retry, pages };
         let key = keys::store();
         let object = StoreObject { format: codec::FORMAT, id: store.id };
         let made = settle::put(&store, &key, &codec::encode(&key, &object)?, &Condition::IfAbsent).await?;
@@ -146,6 +148,10 @@ impl Store {
     /// Returns the clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    pub(crate) fn pages(&self) -> &PageCache {
+        &self.pages
     }
 
     pub(crate) fn retry(&self) -> Retry {

@@ -8,14 +8,13 @@
 
 mod world;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cas::entry::data_head;
 use cas::guard::{self, Known};
 use cas::record::State;
 use cas::{Claim, Entry, LostReason, Record, Role, thin};
-use types::{Birth, Epoch, PackId, PoolId, SessionId, Timestamp};
+use types::{Birth, EntryId, Epoch, PackId, PoolId, SessionId, Timestamp};
 use world::*;
 
 fn entry(text: &str, at_seconds: i64, role: Role) -> Entry {
@@ -65,8 +64,20 @@ async fn rule_g_asks_birth_state_owner_epoch_and_head() {
     assert_eq!(guard::check(&headless, &me, &Claim::of(&headless), &Known::default()), Ok(()));
 }
 
-#[test]
-fn thinning_is_by_role_and_age_and_two_at_a_time() {
+/// A record that holds these entries itself, and names those in `named`.
+fn holding(base: &Record, entries: &[Entry], named: &[EntryId]) -> Record {
+    let pins = named.iter().map(|id| (id.to_string(), *id)).collect();
+    Record { head: None, entries: entries.to_vec(), pins, ..base.clone() }
+}
+
+#[tokio::test]
+async fn thinning_is_by_role_and_age_and_two_at_a_time() {
+    let world = World::new();
+    world.node("a").await.create(&id("v"), "v0").await;
+    let base = world.record(&id("v")).await;
+    let plan = |entries: &[Entry], named: &[EntryId], now: Timestamp| {
+        thin::plan(&holding(&base, entries, named), now).entries
+    };
     const HOUR: i64 = 3600;
     const DAY: i64 = 24 * HOUR;
     // Name, (age in seconds, role) oldest first, which of them go.
@@ -102,18 +113,15 @@ fn thinning_is_by_role_and_age_and_two_at_a_time() {
             .enumerate()
             .map(|(n, (age, role))| entry(&format!("{n}"), now - age, *role))
             .collect();
-        let gone = thin::plan(&entries, &BTreeSet::new(), Timestamp(now * 1_000_000_000));
+        let gone = plan(&entries, &[], Timestamp(now * 1_000_000_000));
         let expected: Vec<_> = expected.iter().map(|n| entries[*n].id).collect();
         assert_eq!(gone, expected, "{name}");
-        let kept = entries.iter().map(|entry| entry.id).collect();
-        assert!(
-            thin::plan(&entries, &kept, Timestamp(now * 1_000_000_000)).is_empty(),
-            "{name}: kept is kept"
-        );
+        let kept: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+        assert!(plan(&entries, &kept, Timestamp(now * 1_000_000_000)).is_empty(), "{name}: kept is kept");
     }
     let steps: Vec<Entry> = (0..1003).map(|n| entry(&n.to_string(), now - 60, Role::Step)).collect();
     let now = Timestamp(now * 1_000_000_000).plus(Duration::from_secs(1));
-    assert_eq!(thin::plan(&steps, &BTreeSet::new(), now), [steps[0].id, steps[1].id]);
+    assert_eq!(plan(&steps, &[], now), [steps[0].id, steps[1].id]);
 }
 
 /// Never edited: entry ids stand in records for ever. The bytes are in FORMAT.md.

@@ -100,6 +100,7 @@ pub async fn purge(
         next.state = State::Purged;
         next.head = None;
         next.entries.clear();
+        next.older.clear();
         next.branches.clear();
         next.pins.clear();
         Ok(Next::Write(next))

@@ -21,13 +21,18 @@ pub use settings::{
     Exchanged, exchange_attributes, remove_branch, set_attributes, set_branch, set_pin, set_quota,
 };
 
-use types::{SessionId, VolumeId};
+use std::time::Duration;
+
+use types::{SessionId, Timestamp, VolumeId};
 
 use crate::entry::Entry;
 use crate::error::{Error, LostReason};
 use crate::guard::{self, Claim, Known};
 use crate::record::{Record, RecordKind};
+use crate::session::Operation;
+use crate::store::Stored;
 use crate::thin;
+use crate::upkeep::upkeep;
 
 /// Rule G as this crate's error.
 fn guard(record: &Record, session: &SessionId, claim: &Claim, known: &Known) -> Result<(), Error> {
@@ -50,9 +55,27 @@ fn check_volume(record: &Record) -> Result<(), Error> {
 }
 
 /// Makes `entry` the head, and thins.
-fn grow(record: &mut Record, entry: Entry, now: types::Timestamp) {
+fn grow(record: &mut Record, entry: Entry, now: Timestamp) {
     record.head = Some(entry.id);
     record.entries.push(entry);
-    let gone = thin::plan(&record.entries, &record.kept_entries(), now);
-    record.entries.retain(|entry| !gone.contains(&entry.id));
+    let plan = thin::plan(record, now);
+    thin::apply(record, &plan);
+}
+
+/// The time of an entry that follows the head: never before it, whichever store or pool told it, and never the same, so
+/// that times put a timeline in order.
+fn time_after(record: &Record, now: Timestamp) -> Timestamp {
+    record.head_entry().map_or(now, |head| now.max(head.time.plus(Duration::from_nanos(1))))
+}
+
+/// Keeps the record small after it has grown. What was published is durable whether or not this succeeds; what it
+/// does not do is done after the next publish.
+async fn keep_small(operation: &Operation, claim: &Claim, record: Stored<Record>) -> Stored<Record> {
+    match Box::pin(upkeep(operation, claim, record.clone())).await {
+        Ok(kept) => kept,
+        Err(error) => {
+            tracing::warn!(volume = %claim.id, %error, "older entries stay in the record until the next publish");
+            record
+        }
+    }
 }

@@ -87,8 +87,7 @@ pub async fn publish(
             return Ok(if publication.release { Next::Write(next) } else { Next::Already });
         }
         let Publication { heads, role, label, .. } = &publication;
-        // Time never goes back along the line, whichever store or pool told it.
-        let time = record.head_entry().map_or(time, |head| time.max(head.time));
+        let time = super::time_after(record, time);
         let entry = Entry::new(&claim.id, heads.clone(), record.head, time, *role, label, claim.epoch)?;
         if record.entry(&entry.id).is_some() {
             return Err(Error::Invalid {
@@ -106,7 +105,12 @@ pub async fn publish(
         Published { record, entry }
     };
     Ok(match changed.await? {
-        Change::Made(record) => Change::Made(published(record, stands)),
+        Change::Made(record) => {
+            // Only the owner may: a publish that also released has to leave it to the next one.
+            let record =
+                if publication.release { record } else { super::keep_small(operation, claim, record).await };
+            Change::Made(published(record, stands))
+        }
         Change::Already(record) => Change::Already(published(record, stands)),
     })
 }

@@ -6,10 +6,11 @@ use types::{Change, EntryId};
 use crate::entry::{Entry, Heads, Role};
 use crate::error::Error;
 use crate::guard::{Claim, Known};
-use crate::record::Record;
+use crate::record::{self, Record};
 use crate::references;
 use crate::session::Operation;
 use crate::store::Stored;
+use crate::timeline::{self, Located, Point};
 use crate::update::{Next, update};
 
 /// What the head becomes.
@@ -35,6 +36,7 @@ pub struct Restored {
 /// Moves the head to `target` by U(G, head := target), as a new entry that follows the old head.
 ///
 /// The caller has synced, and has committed `snap/<version>` of the target. It exchanges the live subvolume afterwards.
+/// The target may be in a page of older entries.
 pub async fn restore_head(
     operation: &Operation,
     claim: &Claim,
@@ -43,6 +45,13 @@ pub async fn restore_head(
     label: &str,
 ) -> Result<Restored, Error> {
     let session = operation.session();
+    let older = match &target {
+        Target::Entry(id) => {
+            let record = record::get(session.store(), &claim.id).await?.value;
+            timeline::find(session.store(), &record, &Point::Entry(*id)).await?
+        }
+        Target::Heads(_) => None,
+    };
     let mut time = None;
     let mut attempted: Vec<(EntryId, Option<String>)> = Vec::new();
     let mut stands = None;
@@ -56,20 +65,25 @@ pub async fn restore_head(
         }
         super::guard(record, &session.id(), claim, known)?;
         let heads = match &target {
+            // A reference that the replaced record holds, itself or in a page, is proven (rule R, b).
             Target::Entry(id) => {
-                let entry = record.entry(id);
+                let located = older.as_ref().filter(|located| record.holds(located));
+                let entry = located.map(|located: &Located| &located.entry).or_else(|| record.entry(id));
                 entry.ok_or_else(|| Error::NoEntry { id: claim.id.clone(), entry: *id })?.heads.clone()
             }
-            Target::Heads(heads) => heads.clone(),
+            Target::Heads(heads) => {
+                references::check(operation, record, heads)?;
+                heads.clone()
+            }
         };
-        references::check(operation, record, &heads)?;
         let mut next = record.clone();
         let branch = record.head.map(|head| {
             let branch = free_branch(record);
             next.branches.insert(branch.clone(), head);
+            roll_branches(&mut next);
             branch
         });
-        let time = record.head_entry().map_or(time, |head| time.max(head.time));
+        let time = super::time_after(record, time);
         let entry = Entry::new(&claim.id, heads, record.head, time, Role::Event, label, claim.epoch)?;
         attempted.push((entry.id, branch.clone()));
         stands = Some((entry.id, branch));
@@ -77,16 +91,33 @@ pub async fn restore_head(
         Ok(Next::Write(next))
     });
     let record = match changed.await? {
-        Change::Made(record) | Change::Already(record) => record,
+        Change::Made(record) => super::keep_small(operation, claim, record).await,
+        Change::Already(record) => record,
     };
     let (entry, branch) = stands.expect("a decision that ends well names its entry");
     Ok(Restored { record, entry, branch })
 }
 
+/// How many states from before a restore keep their branch. Without a bound a volume that is restored by a program would
+/// fill its record with them.
+const MAX_PRE_RESTORE: usize = 32;
+
+/// Lets the oldest `pre-restore/<n>` go when there are too many; its entry is thinned like any other from then on.
+fn roll_branches(record: &mut Record) {
+    let mut numbers: Vec<u64> = record.branches.keys().filter_map(|name| number(name)).collect();
+    numbers.sort_unstable();
+    for number in &numbers[..numbers.len().saturating_sub(MAX_PRE_RESTORE)] {
+        record.branches.remove(&format!("pre-restore/{number}"));
+    }
+}
+
+fn number(branch: &str) -> Option<u64> {
+    branch.strip_prefix("pre-restore/")?.parse().ok()
+}
+
 /// Returns the first `pre-restore/<n>` after every one there is, so that a number is not taken again while a later one
 /// stands.
 fn free_branch(record: &Record) -> String {
-    let numbers =
-        record.branches.keys().filter_map(|name| name.strip_prefix("pre-restore/")?.parse::<u64>().ok());
+    let numbers = record.branches.keys().filter_map(|name| number(name));
     format!("pre-restore/{}", numbers.max().unwrap_or(0) + 1)
 }

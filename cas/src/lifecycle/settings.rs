@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use types::{Change, EntryId, VolumeId};
 
 use crate::error::Error;
-use crate::record::{Record, State};
+use crate::record::{self, Record, State};
 use crate::store::{Store, Stored};
+use crate::timeline::{self, Point};
 use crate::update::{Next, update};
 
 /// How many attributes a volume may have.
@@ -20,6 +21,8 @@ const MAX_ATTRIBUTE_VALUE_BYTES: usize = 4096;
 const MAX_ATTRIBUTES_BYTES: usize = 16 << 10;
 /// How many branches, and how many pins, a volume may have.
 const MAX_BRANCHES: usize = 128;
+/// How often an entry may move between pages while it is being named.
+const MAX_LOOKS: usize = 4;
 
 /// Sets the limit; `None` is unlimited.
 pub async fn set_quota(
@@ -112,7 +115,7 @@ pub async fn set_branch(
     entry: EntryId,
 ) -> Result<Change<Stored<Record>>, Error> {
     check_name(branch)?;
-    edit(store, id, |record| name_entry(record, |record| &mut record.branches, branch, entry)).await
+    name_entry(store, id, |record| &mut record.branches, branch, entry).await
 }
 
 /// Removes a branch; its entry is thinned like any other from now on.
@@ -136,12 +139,12 @@ pub async fn set_pin(
     entry: Option<EntryId>,
 ) -> Result<Change<Stored<Record>>, Error> {
     check_name(reader)?;
-    edit(store, id, |record| match entry {
-        Some(entry) => name_entry(record, |record| &mut record.pins, reader, entry),
-        None => {
-            record.pins.remove(reader);
-            Ok(())
-        }
+    if let Some(entry) = entry {
+        return name_entry(store, id, |record| &mut record.pins, reader, entry).await;
+    }
+    edit(store, id, |record| {
+        record.pins.remove(reader);
+        Ok(())
     })
     .await
 }
@@ -176,24 +179,42 @@ fn check_name(name: &str) -> Result<(), Error> {
     Err(Error::Invalid { what: name.chars().take(80).collect(), rule })
 }
 
-fn name_entry(
-    record: &mut Record,
-    names: impl Fn(&mut Record) -> &mut BTreeMap<String, EntryId>,
+/// Names an entry. One in a page comes back into the record: what is named is held there, and never thinned.
+async fn name_entry(
+    store: &Store,
+    id: &VolumeId,
+    names: impl Fn(&mut Record) -> &mut BTreeMap<String, EntryId> + Send + Sync,
     name: &str,
     entry: EntryId,
-) -> Result<(), Error> {
-    if record.entry(&entry).is_none() {
-        return Err(Error::NoEntry { id: record.id.clone(), entry });
-    }
-    let names = names(record);
-    names.insert(name.to_owned(), entry);
-    if names.len() > MAX_BRANCHES {
-        return Err(Error::Invalid {
-            what: name.to_owned(),
-            rule: "a volume has at most 128 branches or pins",
+) -> Result<Change<Stored<Record>>, Error> {
+    let missing = || Error::NoEntry { id: id.clone(), entry };
+    for _ in 0..MAX_LOOKS {
+        let record = record::get(store, id).await?.value;
+        let located = timeline::find(store, &record, &Point::Entry(entry)).await?.ok_or_else(missing)?;
+        let named = edit(store, id, |record| {
+            if record.entry(&entry).is_none() {
+                if !record.holds(&located) {
+                    return Err(missing());
+                }
+                record.promote(&located);
+            }
+            let names = names(record);
+            names.insert(name.to_owned(), entry);
+            if names.len() > MAX_BRANCHES {
+                return Err(Error::Invalid {
+                    what: name.to_owned(),
+                    rule: "a volume has at most 128 branches or pins",
+                });
+            }
+            Ok(())
         });
+        match named.await {
+            // It moved to another page, or went, between the look and the write.
+            Err(Error::NoEntry { .. }) => {}
+            named => return named,
+        }
     }
-    Ok(())
+    Err(missing())
 }
 
 /// Edits a record that is not deleted; `Already` when the edit changes nothing.
