@@ -239,6 +239,20 @@ pub enum Error {
         packs: Vec<PackId>,
     },
 
+    /// Garbage collection cannot tell what a version needs.
+    #[error(
+        "entry {entry} of volume {volume} cannot be read, so nothing can be collected: repair it, or delete the entry"
+    )]
+    UnreadableRoot {
+        /// The volume.
+        volume: VolumeId,
+        /// Which of its entries.
+        entry: EntryId,
+        /// What is wrong.
+        #[source]
+        source: Box<TreeError>,
+    },
+
     /// A pack that a version needs is not in the store.
     #[error("pack {pack} is not in the store")]
     NoPack {
@@ -348,6 +362,7 @@ impl Classify for Error {
             | Self::WrongState { .. }
             | Self::Sealed { .. }
             | Self::Owned { .. } => Kind::FailedPrecondition,
+            Self::UnreadableRoot { source, .. } => source.kind(),
             Self::Corrupt { .. } | Self::NoPack { .. } | Self::NoPage { .. } | Self::ForeignPack { .. } => {
                 Kind::DataLoss
             }

@@ -13,6 +13,10 @@ pub const SESSIONS: &str = "session/";
 pub const PACKS: &str = "pack/";
 /// Below it, the pages of older entries, by volume.
 pub const PAGES: &str = "page/";
+/// Below it, where the frames of evacuated packs went, by domain.
+pub const MOVED: &str = "moved/";
+/// Below it, what a probe of the store left behind.
+pub(crate) const PROBES: &str = "probe";
 
 fn key(text: &str) -> Key {
     text.parse().expect("ids hold only characters that a key may have, and are short")
@@ -49,6 +53,11 @@ pub fn session(id: &SessionId) -> Key {
 /// The key of a pack.
 pub fn pack(id: &PackId) -> Key {
     key(&format!("{PACKS}{id}"))
+}
+
+/// The key of what says where a pack's frames went.
+pub fn moved(id: &PackId) -> Key {
+    key(&format!("{MOVED}{id}"))
 }
 
 /// The prefix of the names of one kind.

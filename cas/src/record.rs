@@ -275,13 +275,13 @@ pub async fn get(store: &Store, id: &VolumeId) -> Result<Stored<Record>, Error> 
 /// Lists the ids of all records: complete, or an error.
 pub async fn ids(store: &Store) -> Result<Vec<VolumeId>, Error> {
     let listed = list_all(&**store.objects(), keys::VOLUMES).await?;
-    listed
-        .iter()
-        .map(|meta| {
-            let text = meta.key.as_str().strip_prefix(keys::VOLUMES).unwrap_or_default();
-            text.parse().map_err(|error: types::InvalidId| Error::corrupt(&meta.key, error.to_string()))
-        })
-        .collect()
+    listed.iter().map(|meta| id_of(&meta.key)).collect()
+}
+
+/// Returns whose record an object is.
+pub(crate) fn id_of(key: &Key) -> Result<VolumeId, Error> {
+    let text = key.as_str().strip_prefix(keys::VOLUMES).unwrap_or_default();
+    text.parse().map_err(|error: types::InvalidId| Error::corrupt(key, error.to_string()))
 }
 
 /// Reads all records: complete, or an error. One that is removed meanwhile may be absent.

@@ -6,7 +6,10 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use std::time::Duration;
+
 use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::time::Instant;
 use types::{PackId, VersionId, VolumeId};
 
 use crate::VersionRef;
@@ -19,6 +22,12 @@ use crate::timeline::{self, Located, Point};
 
 /// How many packs are looked up at once.
 const LOOK_AHEAD: usize = 16;
+
+/// How often a version may move between pages while it is looked for.
+const MAX_LOOKS: u32 = 4;
+
+/// The pause between looks at a collection that is waited for.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Confirms packs by looking each up in the store, now, under the operation's pin.
 pub async fn confirm(operation: &Operation, packs: &BTreeSet<PackId>) -> Result<(), Error> {
@@ -41,9 +50,37 @@ pub async fn confirm(operation: &Operation, packs: &BTreeSet<PackId>) -> Result<
 /// Confirms a version of another record: reads that record now, under the pin, and finds the version on it.
 ///
 /// `packs` are those that the version's manifest names; its manifest's own pack is added. Returns the entry. The caller
-/// reads the manifest between [`Operation`]'s begin and this call. [`Error::Condemned`] means to wait for the next pin,
-/// or to copy.
+/// reads the manifest between [`Operation`]'s begin and this call. While the collection has condemned one of the packs,
+/// to rewrite it, this waits for it with the store's patience; then it is [`Error::Condemned`]: try later, or copy.
 pub async fn confirm_version(
+    operation: &Operation,
+    source: &VolumeId,
+    version: &VersionId,
+    packs: &BTreeSet<PackId>,
+) -> Result<Entry, Error> {
+    let began = Instant::now();
+    let mut looks = 0;
+    loop {
+        match confirm_now(operation, source, version, packs).await {
+            Err(Error::Condemned { .. })
+                if began.elapsed() < operation.session().store().retry().patience =>
+            {
+                tokio::time::sleep(PAUSE).await;
+                operation.session().raise().await?;
+                // What was confirmed before may be condemned too; then the operation stays, and so does the answer.
+                match operation.recheck([]) {
+                    Ok(()) | Err(Error::Condemned { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            // The record was replaced while its page was read.
+            Err(Error::NoPage { .. }) if looks < MAX_LOOKS => looks += 1,
+            confirmed => return confirmed,
+        }
+    }
+}
+
+async fn confirm_now(
     operation: &Operation,
     source: &VolumeId,
     version: &VersionId,
@@ -59,7 +96,8 @@ pub async fn confirm_version(
     }
     let mut packs = packs.clone();
     packs.extend(entry.heads.values().map(|head| PackId::clone(&head.manifest.pack)));
-    allowed(operation, &packs)?;
+    let pin = operation.pin();
+    refuse(packs.iter().filter(|pack| !pin.allows_listed(pack)))?;
     operation.confirm(packs);
     Ok(entry)
 }
@@ -67,7 +105,11 @@ pub async fn confirm_version(
 /// Refuses packs that the operation's pin condemns.
 fn allowed(operation: &Operation, packs: &BTreeSet<PackId>) -> Result<(), Error> {
     let pin = operation.pin();
-    let packs: Vec<PackId> = packs.iter().filter(|pack| !pin.allows(pack)).cloned().collect();
+    refuse(packs.iter().filter(|pack| !pin.allows(pack)))
+}
+
+fn refuse<'a>(packs: impl Iterator<Item = &'a PackId>) -> Result<(), Error> {
+    let packs: Vec<PackId> = packs.cloned().collect();
     if packs.is_empty() { Ok(()) } else { Err(Error::Condemned { packs }) }
 }
 

@@ -7,8 +7,8 @@ use btrfs::Dir;
 use cas::entry::data_head;
 use cas::lifecycle;
 use cas::record::State;
-use cas::{Claim, Record};
-use types::{Birth, Epoch, SessionId, VersionId};
+use cas::{Claim, Operation, Record, references};
+use types::{Birth, Epoch, PackId, SessionId, VersionId, VolumeId};
 
 use crate::acquire::head_of;
 use crate::error::Error;
@@ -236,6 +236,11 @@ impl Node {
             .await?;
         let base = facts.base.as_ref().filter(|_| related);
         let kept = async {
+            // The orphan will name the base's packs. Where nothing lists the base any more, collection may have them.
+            let base = match base {
+                Some(base) if self.is_listed(&operation, &volume.id, base).await? => Some(base),
+                Some(_) | None => None,
+            };
             let written = self.store_tree(&operation, &facts, &volume.id, &taken, base).await?;
             let record = cas::record::read(self.store(), &volume.id).await?;
             if record.is_some_and(|record| record.value.find_version(&written.tree.version).is_some()) {
@@ -251,6 +256,26 @@ impl Node {
         .await;
         self.drop_snapshot(volume, &taken).await;
         kept
+    }
+
+    /// Confirms what a new record may share with a volume's base (rule R, c). `false`: nothing, its bytes are put again.
+    async fn is_listed(&self, operation: &Operation, id: &VolumeId, base: &Base) -> Result<bool, Error> {
+        let confirmed = async {
+            let manifest = self.reader().manifest(&base.tree).await?;
+            let packs = manifest.packs.iter().map(|needed| PackId::clone(&needed.pack)).collect();
+            references::confirm_version(operation, id, &base.tree.version, &packs).await
+        };
+        match confirmed.await {
+            Ok(_) => Ok(true),
+            Err(
+                cas::Error::NoVolume { .. }
+                | cas::Error::NoVersion { .. }
+                | cas::Error::WrongState { .. }
+                | cas::Error::Condemned { .. },
+            ) => Ok(false),
+            Err(cas::Error::Tree(error)) if error.is_damage() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn drop_snapshot(&self, volume: &Volume, taken: &Taken) {
@@ -295,7 +320,7 @@ impl Node {
 }
 
 /// The trees that restores replaced.
-fn old_trees(root: &Dir, id: &types::VolumeId) -> Result<Vec<String>, Error> {
+fn old_trees(root: &Dir, id: &VolumeId) -> Result<Vec<String>, Error> {
     let directory = match local::directory(root, id) {
         Err(Error::NotHere { .. }) => return Ok(Vec::new()),
         directory => directory?,

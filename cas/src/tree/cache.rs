@@ -8,16 +8,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use types::PackId;
 
 use super::location::{Extent, Location};
 use super::manifest::Manifest;
 use super::stored::StoredNode;
+use crate::gc::{Move, Moved};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Frame(Location),
     Node(Extent),
     Manifest(Location),
+    Moved(PackId),
 }
 
 #[derive(Debug, Clone)]
@@ -25,6 +28,7 @@ enum Kept {
     Frame(Bytes),
     Node(Arc<StoredNode>),
     Manifest(Arc<Manifest>),
+    Moved(Arc<Moved>),
 }
 
 #[derive(Debug)]
@@ -107,7 +111,7 @@ impl Cache {
     pub(crate) fn frame(&self, location: &Location) -> Option<Bytes> {
         match self.get(&Key::Frame(location.clone()))? {
             Kept::Frame(bytes) => Some(bytes),
-            Kept::Node(_) | Kept::Manifest(_) => None,
+            Kept::Node(_) | Kept::Manifest(_) | Kept::Moved(_) => None,
         }
     }
 
@@ -118,7 +122,7 @@ impl Cache {
     pub(crate) fn node(&self, extent: &Extent) -> Option<Arc<StoredNode>> {
         match self.get(&Key::Node(extent.clone()))? {
             Kept::Node(node) => Some(node),
-            Kept::Frame(_) | Kept::Manifest(_) => None,
+            Kept::Frame(_) | Kept::Manifest(_) | Kept::Moved(_) => None,
         }
     }
 
@@ -129,8 +133,21 @@ impl Cache {
     pub(crate) fn manifest(&self, location: &Location) -> Option<Arc<Manifest>> {
         match self.get(&Key::Manifest(location.clone()))? {
             Kept::Manifest(manifest) => Some(manifest),
-            Kept::Frame(_) | Kept::Node(_) => None,
+            Kept::Frame(_) | Kept::Node(_) | Kept::Moved(_) => None,
         }
+    }
+
+    pub(crate) fn moved(&self, pack: &PackId) -> Option<Arc<Moved>> {
+        match self.get(&Key::Moved(pack.clone()))? {
+            Kept::Moved(moved) => Some(moved),
+            Kept::Frame(_) | Kept::Node(_) | Kept::Manifest(_) => None,
+        }
+    }
+
+    pub(crate) fn keep_moved(&self, moved: &Arc<Moved>) {
+        let moves: usize = moved.to.values().map(Vec::len).sum();
+        let cost = 256 + moved.to.len() * 160 + moves * size_of::<Move>();
+        self.keep(Key::Moved(moved.pack.clone()), Kept::Moved(Arc::clone(moved)), cost);
     }
 
     pub(crate) fn keep_manifest(&self, location: &Location, manifest: &Arc<Manifest>) {

@@ -199,7 +199,7 @@ impl TreeError {
     }
 
     /// Tells if bytes in the store are damaged or missing: what `verify` collects and goes on.
-    pub(crate) fn is_damage(&self) -> bool {
+    pub fn is_damage(&self) -> bool {
         self.kind() == Kind::DataLoss
     }
 }

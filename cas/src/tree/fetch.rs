@@ -76,8 +76,18 @@ impl Fetch {
         Ok(first)
     }
 
-    /// Reads bytes of a pack. One that is gone or too short is damage, and named.
+    /// Reads bytes of a pack, or of those that its frames were moved to. One that is gone or too short is damage, and
+    /// named. A version that was thinned meanwhile looks the same: who reads one looks at its record again.
     pub(crate) async fn range(&self, pack: &PackId, range: std::ops::Range<u64>) -> Result<Bytes, TreeError> {
+        self.follow(pack, range, 0).await
+    }
+
+    /// Reads bytes of a pack that is where its name says.
+    pub(super) async fn direct(
+        &self,
+        pack: &PackId,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes, TreeError> {
         match self.objects.get_range(&keys::pack(pack), range.clone()).await {
             Ok(bytes) => Ok(bytes),
             Err(ObjectError::NotFound { .. }) => Err(TreeError::MissingPack { pack: pack.clone() }),

@@ -9,6 +9,7 @@ use super::error::TreeError;
 use super::fetch::Fetch;
 use super::location::VersionRef;
 use super::manifest::Manifest;
+use super::moved::MAX_HOPS;
 use super::pack::{Footer, FooterError, PACK_MAGIC};
 use super::read::Reader;
 use super::restore;
@@ -61,8 +62,8 @@ impl Reader {
         };
         for needed in &manifest.packs {
             report.packs += 1;
-            match self.footer(&needed.pack).await {
-                Ok(_) => {}
+            match self.footers(&needed.pack).await {
+                Ok(()) => {}
                 Err(error) if error.is_damage() => report.damages.push(error),
                 Err(error) => return Err(error),
             }
@@ -96,6 +97,23 @@ impl Reader {
                 let reason =
                     format!("it says {:?} of pack {pack}, and it is {:?}", told.get(pack), uses.get(pack));
                 report.damages.push(TreeError::WrongManifest { version, reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Proves the beginning and the end of a pack, or of those that its frames were moved to.
+    async fn footers(&self, pack: &PackId) -> Result<(), TreeError> {
+        let mut todo = vec![(pack.clone(), 0)];
+        while let Some((pack, hops)) = todo.pop() {
+            match self.footer(&pack).await {
+                Err(TreeError::MissingPack { .. }) if hops < MAX_HOPS => {
+                    let Some(moved) = self.fetch.moved(&pack).await? else {
+                        return Err(TreeError::MissingPack { pack });
+                    };
+                    todo.extend(moved.to.keys().map(|to| (to.clone(), hops + 1)));
+                }
+                footer => drop(footer?),
             }
         }
         Ok(())

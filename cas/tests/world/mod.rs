@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cas::entry::{data_head, tips};
-use cas::gc::{Gc, Phase};
+use cas::gc::{Collector, Gc, Phase};
 use cas::lifecycle::{self, Publication, Published};
-use cas::objects::{Condition, FaultStore, MemoryStore, Objects as _};
+use cas::objects::{Condition, FaultStore, MemoryStore, Objects as _, list_all};
 use cas::record::{NewRecord, Quota};
+use cas::tree::{Files, put_flat};
 use cas::{
-    Claim, Error, Heads, Known, Operation, Record, RecordKind, Retry, Role, Session, Store, Stored,
-    VersionRef,
+    Cache, Claim, Error, Heads, Known, Operation, Reader, Record, RecordKind, Retry, Role, Session, Store,
+    Stored, TreeError, VersionRef,
 };
 use types::{
     Change, Domain, ManualClock, MemberName, Nonce, PackId, PoolId, RequestId, Rev, Timestamp, VersionId,
-    VolumeId,
+    VolumeId, VolumePath,
 };
 
 /// Short pauses and little patience, so that an unreachable store is an answer within a test.
@@ -75,6 +76,34 @@ pub(crate) async fn put_version(operation: &Operation, text: &str) -> Result<Hea
     let pack = session.next_pack(&domain()).await?;
     session.put_pack(&pack, Bytes::from(text.to_owned())).await?;
     Ok(data_head(reference(&pack, text)))
+}
+
+/// Files with bytes that depend on `salt` and do not compress.
+pub(crate) fn files(list: &[(&str, usize)], salt: u64) -> Files {
+    list.iter()
+        .map(|(name, len)| {
+            let mut bytes = vec![0; *len];
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(name.as_bytes()).update(&salt.to_le_bytes()).finalize_xof().fill(&mut bytes);
+            ((*name).to_owned(), Bytes::from(bytes))
+        })
+        .collect()
+}
+
+/// A reader that remembers nothing.
+pub(crate) fn reader(store: &Store) -> Reader {
+    Reader::new(store.clone(), Cache::new(0))
+}
+
+/// Reads all files of a version, each proved.
+pub(crate) async fn read_files(store: &Store, tree: &VersionRef) -> Result<Files, TreeError> {
+    let reader = reader(store);
+    let mut files = Files::new();
+    for found in reader.list(tree, &VolumePath::ROOT, None, usize::MAX).await? {
+        let path = VolumePath::parse(&found.name).unwrap();
+        files.insert(String::from_utf8(found.name).unwrap(), reader.read(tree, &path, 0..u64::MAX).await?);
+    }
+    Ok(files)
 }
 
 pub(crate) fn reference(pack: &PackId, text: &str) -> VersionRef {
@@ -146,7 +175,74 @@ impl World {
     }
 }
 
+impl World {
+    /// The keys below a prefix.
+    pub(crate) async fn keys(&self, prefix: &str) -> Vec<String> {
+        let listed = list_all(&self.disk, prefix).await.unwrap();
+        listed.into_iter().map(|meta| meta.key.as_str().to_owned()).collect()
+    }
+
+    /// A collector with faults of its own, which waits for nobody and rewrites wherever something is gained.
+    pub(crate) async fn collector(&self) -> (FaultStore, Collector) {
+        let (faults, store) = self.open().await;
+        (faults, Collector::new(store, eager()))
+    }
+
+    /// Proves every version that a record lists, from what is in the store.
+    pub(crate) async fn prove_all(&self) -> usize {
+        let (_, store) = self.open().await;
+        let mut proved = 0;
+        for record in cas::record::list(&store).await.unwrap() {
+            for tree in record.value.references() {
+                let report = reader(&store).verify(tree).await.unwrap();
+                assert!(report.is_whole(), "I1: {}: {:?}", record.value.id, report.damages);
+                proved += 1;
+            }
+        }
+        proved
+    }
+}
+
+/// Settings for tests: sessions that are behind are fenced at the first look.
+pub(crate) fn eager() -> cas::gc::Settings {
+    cas::gc::Settings {
+        fence_after: Duration::ZERO,
+        patience: Duration::ZERO,
+        poll: Duration::from_micros(50),
+        least_gain_bytes: 1,
+        ..cas::gc::Settings::default()
+    }
+}
+
 impl Node {
+    /// Creates a volume with files.
+    pub(crate) async fn create_files(&self, id: &VolumeId, files: &Files) -> (Claim, VersionRef) {
+        let record = new_record(id, &self.session, &format!("create-{id}"));
+        let claim =
+            Claim::of(&lifecycle::begin_create(&self.store, record).await.unwrap().into_inner().value);
+        let operation = self.session.begin().unwrap();
+        let tree = put_flat(&operation, &domain(), files, None).await.unwrap();
+        lifecycle::finish_create(&operation, &claim, Some(data_head(tree.clone())), "created").await.unwrap();
+        (claim, tree)
+    }
+
+    /// Publishes files as the next version after `base`.
+    pub(crate) async fn publish_files(
+        &self,
+        claim: &Claim,
+        base: &VersionRef,
+        files: &Files,
+        role: Role,
+    ) -> Result<VersionRef, Error> {
+        let operation = self.session.begin()?;
+        let reader = reader(&self.store);
+        let tree = put_flat(&operation, &domain(), files, Some((&reader, base))).await?;
+        let known = Known::data([base.version, tree.version]);
+        let publication = Publication { role, ..publication(data_head(tree.clone())) };
+        lifecycle::publish(&operation, claim, &known, publication).await?;
+        Ok(tree)
+    }
+
     /// Creates a volume whose head is the version `text`.
     pub(crate) async fn create(&self, id: &VolumeId, text: &str) -> Claim {
         let request = format!("create-{id}");

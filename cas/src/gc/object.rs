@@ -8,9 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use types::{Nonce, PackId, Rev};
 
+use super::moved::Moves;
+use crate::codec;
 use crate::error::Error;
 use crate::keys;
+use crate::objects::Key;
 use crate::store::Store;
+use crate::update::Versioned;
 
 /// What the collection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -42,8 +46,47 @@ pub struct Gc {
     pub condemned: BTreeSet<PackId>,
     /// Is being deleted.
     pub doomed: BTreeSet<PackId>,
-    /// Evacuated packs and the packs that their live frames went to.
-    pub relocations: BTreeMap<PackId, BTreeSet<PackId>>,
+    /// Doomed packs that were evacuated, and where their live frames went: what their `moved/` objects will say.
+    pub relocations: BTreeMap<PackId, Moves>,
+}
+
+impl Gc {
+    /// Returns what an absent object says.
+    pub(crate) fn never() -> Self {
+        Self {
+            format: codec::FORMAT,
+            rev: Rev(0),
+            nonce: Nonce::random(),
+            epoch: 0,
+            phase: Phase::Idle,
+            condemned: BTreeSet::new(),
+            doomed: BTreeSet::new(),
+            relocations: BTreeMap::new(),
+        }
+    }
+}
+
+impl Versioned for Gc {
+    fn stamp(&mut self, nonce: Nonce) {
+        self.rev = self.rev.next();
+        self.nonce = nonce;
+    }
+
+    fn nonce(&self) -> Nonce {
+        self.nonce
+    }
+
+    fn check(&self, key: &Key) -> Result<(), Error> {
+        let empty = match self.phase {
+            Phase::Idle => self.condemned.is_empty() && self.doomed.is_empty(),
+            Phase::Condemned => self.doomed.is_empty(),
+            Phase::Doomed => self.condemned.is_empty(),
+        };
+        if !empty || !self.relocations.keys().all(|pack| self.doomed.contains(pack)) {
+            return Err(Error::corrupt(key, "its sets do not fit its phase"));
+        }
+        Ok(())
+    }
 }
 
 /// What an operation may not refer to, and the epoch that says so.
@@ -53,12 +96,20 @@ pub struct Pin {
     pub epoch: u64,
     /// Condemned or doomed then.
     pub avoided: BTreeSet<PackId>,
+    /// Those of them that are doomed and whose live frames are in new packs: what a listed version uses of them stays.
+    pub evacuated: BTreeSet<PackId>,
 }
 
 impl Pin {
     /// Tells if a reference to `pack` may be written under this pin.
     pub fn allows(&self, pack: &PackId) -> bool {
         !self.avoided.contains(pack)
+    }
+
+    /// Tells if a version that a record lists, and that needs `pack`, may be referred to by another record. Not while the
+    /// pack is condemned: its live frames may be being copied, and this version may be thinned before they are counted.
+    pub fn allows_listed(&self, pack: &PackId) -> bool {
+        self.allows(pack) || self.evacuated.contains(pack)
     }
 }
 
@@ -67,8 +118,9 @@ pub async fn read_pin(store: &Store) -> Result<Pin, Error> {
     Ok(match store.read::<Gc>(&keys::gc()).await? {
         None => Pin::default(),
         Some(stored) => {
-            let Gc { epoch, condemned, doomed, .. } = stored.value;
-            Pin { epoch, avoided: condemned.into_iter().chain(doomed).collect() }
+            let Gc { epoch, condemned, doomed, relocations, .. } = stored.value;
+            let avoided = condemned.into_iter().chain(doomed).collect();
+            Pin { epoch, avoided, evacuated: relocations.into_keys().collect() }
         }
     })
 }
