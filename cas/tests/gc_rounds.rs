@@ -432,3 +432,37 @@ async fn a_sweep_purges_retires_thins_and_clears_by_the_stores_clock() {
     assert_eq!(world.keys("session/").await.len(), 1);
     world.prove_all().await;
 }
+
+#[tokio::test]
+async fn pages_stay_while_a_record_names_them_and_so_do_the_versions_in_them() {
+    let world = World::new();
+    let node = world.node("a").await;
+    let (claim, mut tree) = node.create_files(&id("v"), &files(&TEN, 0)).await;
+    for salt in 1..100 {
+        tree = node.publish_files(&claim, &tree, &files(&TEN[..2], salt), Role::Event).await.unwrap();
+    }
+    let named = world.record(&id("v")).await.page_keys().count();
+    assert!(named > 0);
+    // A page whose record was never written.
+    let stray = cas::keys::page(&id("v"), &types::Hash([7; 32]));
+    world.disk.put(&stray, "stray".into(), &Condition::IfAbsent).await.unwrap();
+    node.session.beat().await.unwrap();
+    let (_, mut collector) = world.collector().await;
+    let of = |explained: &[cas::gc::Explained]| {
+        let pages = explained.iter().filter(|one| one.object.starts_with("page/"));
+        pages.filter(|one| one.verdict == Verdict::Go).map(|one| one.object.clone()).collect::<Vec<_>>()
+    };
+    let going = of(&collector.explain().await.unwrap());
+    assert!(going.contains(&stray.as_str().to_owned()));
+    let packs = world.keys("pack/").await.len();
+    quiesce(&mut collector, &[&node]).await;
+    assert_eq!(world.keys("page/").await.len(), named, "those that were merged went, too: {going:?}");
+    assert_eq!(world.keys("pack/").await.len(), packs, "100 versions are listed, and each has its pack");
+    let (_, store) = world.open().await;
+    let record = world.record(&id("v")).await;
+    let all = cas::timeline::references(&store, &record).await.unwrap();
+    assert_eq!(all.len(), 100);
+    for tree in &all {
+        assert!(reader(&store).verify(tree).await.unwrap().is_whole());
+    }
+}

@@ -217,10 +217,12 @@ impl Collector {
         if condemned.is_empty() && pages.is_empty() {
             return Ok(Step::Idle);
         }
-        self.pages = (gc.epoch + 1, pages);
-        self.report.condemned += condemned.len() as u64;
-        let next = Gc { epoch: gc.epoch + 1, phase: Phase::Condemned, condemned, ..gc };
-        self.write(stored, next).await
+        let (epoch, count) = (gc.epoch + 1, condemned.len() as u64);
+        let step = self.write(stored, Gc { epoch, phase: Phase::Condemned, condemned, ..gc }).await?;
+        // Only if this very listing came before the epoch: another leader's may have begun while we looked.
+        self.pages = (epoch, pages);
+        self.report.condemned += count;
+        Ok(step)
     }
 
     /// Writes `gc` if it is still what was read.

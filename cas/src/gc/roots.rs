@@ -229,13 +229,27 @@ impl Roots {
     }
 }
 
-/// All versions that a record holds.
-async fn roots_of(_store: &Store, record: &Record) -> Result<Vec<Root>, Error> {
-    let roots = record
-        .entries
-        .iter()
-        .flat_map(|entry| entry.heads.values().map(|tree| Root { entry: entry.id, tree: tree.clone() }));
-    Ok(roots.collect())
+/// Reads a record with all versions that it holds, those in its pages too.
+async fn read(store: &Store, id: &VolumeId) -> Result<Option<Known>, Error> {
+    let mut looks = 0;
+    loop {
+        let Some(found) = record::read(store, id).await? else { return Ok(None) };
+        let entries = match timeline::entries(store, &found.value).await {
+            // The record was replaced while its pages were read.
+            Err(Error::NoPage { .. }) if looks < MAX_LOOKS => {
+                looks += 1;
+                continue;
+            }
+            entries => entries?,
+        };
+        let roots = entries
+            .into_iter()
+            .flat_map(|entry| entry.heads.into_values().map(move |tree| Root { entry: entry.id, tree }));
+        let (roots, pages) = (roots.collect(), found.value.page_keys().collect());
+        let Record { kind, state, birth, owner, holders, .. } = found.value;
+        let (etag, modified) = (found.etag, found.modified);
+        return Ok(Some(Known { etag, modified, kind, state, birth, owner, holders, roots, pages }));
+    }
 }
 
 /// The pack that an object below `prefix` is of.
