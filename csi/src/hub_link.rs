@@ -37,7 +37,9 @@ pub async fn run(node: Arc<Node>, hub: String) {
     let stop = node.stop().clone();
     let mut pause = FIRST_PAUSE;
     loop {
-        match stop.run_until_cancelled(attach(&node, &hub, &mut pause)).await {
+        let ended = stop.run_until_cancelled(attach(&node, &hub, &mut pause)).await;
+        node.known_bytes().set_attached(false);
+        match ended {
             None => return,
             Some(Ok(())) => tracing::info!(hub, "the hub ended the session"),
             Some(Err(status)) => {
@@ -68,6 +70,7 @@ async fn attach(node: &Arc<Node>, hub: &str, pause: &mut Duration) -> Result<(),
                 None => return Ok(()),
                 Some(AttachResponse { message: Some(attach_response::Message::Welcome(welcome)) }) => {
                     *pause = FIRST_PAUSE;
+                    node.known_bytes().set_attached(true);
                     heartbeat = match welcome.heartbeat_millis {
                         0 => DEFAULT_HEARTBEAT,
                         millis => Duration::from_millis(millis.into()),

@@ -15,6 +15,7 @@ pub mod delete;
 pub mod error;
 pub mod files;
 pub mod hub_link;
+pub mod known;
 pub mod layout;
 pub mod liveness;
 pub mod local;

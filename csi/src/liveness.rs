@@ -68,7 +68,7 @@ impl Node {
     /// The store cannot be reached.
     pub async fn beat(self: &Arc<Self>, raise: bool) -> Result<(), Error> {
         let beat = match self.session() {
-            Ok(session) if raise => session.raise().await.map(drop),
+            Ok(session) if raise => session.raise().await.map(|pin| self.known_bytes().index().follow(&pin)),
             Ok(_) => Ok(()),
             Err(_) => return self.succeed().await,
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use btrfs::GroupId;
 use cas::tree::RestoreOptions;
 use cas::{Record, VersionRef};
-use types::{MemberName, VersionId};
+use types::{Domain, MemberName, VersionId};
 
 use crate::error::Error;
 use crate::layout::STAGING;
@@ -47,7 +47,7 @@ impl Node {
             }
             None => (self.pool().run(move |root| local::stage_empty(root, group)).await?, None),
         };
-        match self.fill(&name, from.as_ref(), target).await {
+        match self.fill(&name, from.as_ref(), target, &record.domain).await {
             Ok(()) => Ok(Staged { name, same: None }),
             Err(error) => {
                 self.unstage(&name).await;
@@ -56,7 +56,13 @@ impl Node {
         }
     }
 
-    async fn fill(&self, name: &str, from: Option<&VersionRef>, target: &VersionRef) -> Result<(), Error> {
+    async fn fill(
+        self: &Arc<Self>,
+        name: &str,
+        from: Option<&VersionRef>,
+        target: &VersionRef,
+        domain: &Domain,
+    ) -> Result<(), Error> {
         let staged = name.to_owned();
         let dir = self.pool().run(move |root| Ok(root.open_dir(STAGING)?.open_dir(&staged)?)).await?;
         let reader = self.reader();
@@ -66,6 +72,7 @@ impl Node {
             None => reader.restore(target, dir.into(), options).await?,
         };
         tracing::info!(version = %target.version.short(), relative = from.is_some(), ?restored, "materialised");
+        self.learn_restored(domain, target);
         Ok(())
     }
 

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use btrfs::GroupId;
-use cas::tree::{Cache, Reader, Writer};
+use cas::tree::{Cache, Reader};
 use cas::{Session, Store};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use types::{Domain, NodeName, SessionId};
+use types::{NodeName, SessionId};
 
 use crate::config::NodeConfig;
 use crate::error::Error;
+use crate::known::KnownBytes;
 use crate::locks::Locks;
 use crate::pool::Pool;
 use crate::shelf::Shelf;
@@ -36,6 +37,7 @@ pub struct Node {
     locks: Locks,
     shelf: Shelf,
     cache: Arc<Cache>,
+    known: KnownBytes,
     tasks: TaskTracker,
     stop: CancellationToken,
     store_trouble: Mutex<String>,
@@ -45,6 +47,7 @@ pub struct Node {
 impl Node {
     /// Puts a node together. [`Self::start`] brings it to life.
     pub(crate) fn new(config: NodeConfig, address: String, pool: Pool, store: Store, state: State) -> Self {
+        let known = KnownBytes::new(config.hub.as_deref());
         Self {
             config,
             address,
@@ -57,6 +60,7 @@ impl Node {
             locks: Locks::default(),
             shelf: Shelf::default(),
             cache: Cache::new(CACHE_BYTES),
+            known,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             store_trouble: Mutex::default(),
@@ -135,6 +139,9 @@ impl Node {
 
     /// Replaces the session.
     pub(crate) fn set_session(&self, session: Option<Session>) {
+        if let Some(session) = &session {
+            self.known.index().follow(&session.pin());
+        }
         self.session.send_replace(session);
     }
 
@@ -159,15 +166,14 @@ impl Node {
         }
     }
 
-    /// A writer of trees into a domain.
-    pub(crate) fn writer(&self, session: &Session, domain: &Domain) -> Writer {
-        Writer::new(
-            self.store.clone(),
-            session.clone(),
-            domain.clone(),
-            Arc::clone(&self.cache),
-            Default::default(),
-        )
+    /// What was read lately of trees.
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// What it knows of bytes that are stored.
+    pub fn known_bytes(&self) -> &KnownBytes {
+        &self.known
     }
 
     /// A reader of trees.

@@ -205,7 +205,7 @@ impl Node {
 
     /// Finds what changed in a snapshot and stores it. `None` for the base: everything is read.
     pub(crate) async fn store_tree(
-        &self,
+        self: &Arc<Self>,
         operation: &Operation,
         facts: &Facts,
         volume: &VolumeId,
@@ -228,8 +228,12 @@ impl Node {
             (Some(base), Some(changes)) => Some(Parent { tree: base.tree.clone(), changes }),
             _ => None,
         };
-        let writer = self.writer(operation.session(), &facts.domain);
-        Ok(writer.put(tree.into(), parent).await?)
+        if parent.is_none() {
+            self.learn_relatives(&facts.domain).await;
+        }
+        let written = self.writer(operation, &facts.domain).put(tree.into(), parent).await?;
+        self.tell_hooks(&facts.domain, &written);
+        Ok(written)
     }
 
     /// Turns a volume's base to `place` and deletes the snapshots that nobody needs any more.

@@ -20,6 +20,7 @@ use crate::catalog::Catalog;
 use crate::config::Settings;
 use crate::error::Error;
 use crate::flight::Flights;
+use crate::hooks::Hooks;
 use crate::liveness::Liveness;
 use crate::nodes::{LiveNode, Nodes};
 use crate::state::State;
@@ -83,6 +84,8 @@ pub struct Hub {
     pub nodes: Nodes,
     /// What is being done.
     pub flights: Flights<Done>,
+    /// Which versions hold which contents: hints for nodes.
+    pub hooks: Hooks,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Ends streams and loops.
@@ -100,6 +103,7 @@ impl Hub {
             catalog: Catalog::new(store.clone(), state.clone()),
             nodes: Nodes::new(Arc::clone(&clock), settings.timings),
             flights: Flights::new(tasks.clone()),
+            hooks: Hooks::default(),
             settings,
             store,
             state,

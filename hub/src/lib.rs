@@ -12,6 +12,7 @@ pub mod ensure;
 pub mod error;
 pub mod flight;
 pub mod group;
+pub mod hooks;
 pub mod liveness;
 pub mod nodes;
 pub mod order;

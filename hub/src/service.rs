@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cas::VersionRef;
 use cas::names::NameKind;
 use cas::record::RecordKind;
 use prost::Message as _;
@@ -11,7 +12,7 @@ use proto::hub::hub_server::Hub as Service;
 use proto::hub::{self as api, resolve_response};
 use proto::node as wire;
 use tonic::{Request, Response, Status, Streaming};
-use types::{NodeName, RequestId, ResourceName, VolumeId};
+use types::{Hash, NodeName, RequestId, ResourceName, VolumeId};
 
 use crate::core::{Hub, candidates};
 use crate::create::{Limit, NewVolume, Point, Source, create, with_name};
@@ -438,9 +439,39 @@ impl Service for HubService {
         Ok(Response::new(self.hub.describe(&volume).await?))
     }
 
+    async fn find_hooks(&self, request: Request<api::FindHooksRequest>) -> Answer<api::FindHooksResponse> {
+        let request = request.into_inner();
+        let domain = required("domain", &request.domain)?;
+        let versions = self.hub.hooks.find(&domain, &hooks(&request.hooks)?);
+        let versions = versions.into_iter().map(|tree| api::StoredVersion {
+            version: tree.version.to_string(),
+            manifest: tree.manifest.to_string(),
+        });
+        Ok(Response::new(api::FindHooksResponse { versions: versions.collect() }))
+    }
+
+    async fn tell_hooks(&self, request: Request<api::TellHooksRequest>) -> Answer<api::TellHooksResponse> {
+        let request = request.into_inner();
+        let domain = required("domain", &request.domain)?;
+        let stored = request.version.unwrap_or_default();
+        let version = required("version", &stored.version)?;
+        let manifest = required("manifest", &stored.manifest)?;
+        self.hub.hooks.tell(domain, VersionRef { version, manifest }, &hooks(&request.hooks)?);
+        Ok(Response::new(api::TellHooksResponse {}))
+    }
+
     async fn get_hub(&self, _: Request<api::GetHubRequest>) -> Answer<api::HubStatus> {
         Ok(Response::new(self.status().await?))
     }
+}
+
+/// Content ids from the wire.
+fn hooks(bytes: &[Vec<u8>]) -> Result<Vec<Hash>, Error> {
+    let id = |bytes: &Vec<u8>| <[u8; 32]>::try_from(bytes.as_slice()).map(Hash);
+    bytes.iter().map(id).collect::<Result<_, _>>().map_err(|_| {
+        InvalidField::Malformed { field: "hooks", reason: "each is a BLAKE3 hash of 32 bytes".to_owned() }
+            .into()
+    })
 }
 
 /// Tells if a list that asks for an attribute asks for this record.

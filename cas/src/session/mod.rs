@@ -8,9 +8,11 @@ mod handle;
 mod holds;
 mod operation;
 mod packs;
+mod witness;
 
 pub use handle::{Beat, Resumed, Session};
 pub use operation::Operation;
+pub use witness::Witness;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};

@@ -44,6 +44,10 @@ impl Operation {
         &self.session
     }
 
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Returns what it must avoid.
     pub fn pin(&self) -> Arc<Pin> {
         self.open(|open| Arc::clone(&open.pin))

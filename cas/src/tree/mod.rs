@@ -8,11 +8,13 @@
 mod cache;
 mod changes;
 mod codec;
+mod dedup;
 mod diff;
 mod error;
 mod evacuate;
 mod fetch;
 mod filemap;
+mod flags;
 mod flat;
 mod frame;
 #[cfg(test)]
@@ -37,6 +39,7 @@ mod verify;
 pub use cache::Cache;
 pub use changes::{Changes, ChildChange, DirChange};
 pub use codec::Malformed;
+pub use dedup::{AskHooks, Dedup, DedupIndex};
 pub use diff::Difference;
 pub use error::TreeError;
 pub(crate) use evacuate::Evacuator;

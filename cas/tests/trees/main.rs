@@ -10,6 +10,7 @@
 )]
 
 mod damage;
+mod dedup;
 mod increment;
 mod large;
 mod place;

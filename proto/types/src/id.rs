@@ -191,6 +191,17 @@ impl Domain {
     pub fn default_domain() -> Self {
         Self("default".to_owned())
     }
+
+    /// The domain that every other may name packs of: templates that an operator made for all. No tenant's volume is in it,
+    /// so what is known there says nothing about anybody.
+    pub fn public() -> Self {
+        Self("public".to_owned())
+    }
+
+    /// Tells if versions of this domain may name packs of `other`.
+    pub fn may_name(&self, other: &Self) -> bool {
+        other == self || *other == Self::public()
+    }
 }
 
 /// A 32-byte id that is a BLAKE3-256 value, shown as 64 hex digits.

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 use bytes::Bytes;
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use types::ContentId;
+use types::{ContentId, Hash};
 
 use super::packs::Packs;
+use crate::tree::dedup::{Known, Lookup, hook, is_hook};
 use crate::tree::error::TreeError;
 use crate::tree::filemap::{self, Cell, Chaining, PageRef};
 use crate::tree::frame::{Compressor, FrameKind};
@@ -73,6 +74,10 @@ impl Slot {
     fn set(&self, location: Option<Location>) {
         // Set once by the worker that made it, or by its guard.
         let _already = self.0.set(location);
+    }
+
+    fn get(&self) -> Option<Location> {
+        self.0.get().cloned().flatten()
     }
 
     /// Waits until the frame has a place.
@@ -160,12 +165,19 @@ pub(super) struct Batch {
     pub(super) bundled: u64,
 }
 
+/// Where bytes of this put go: a frame, and the place in it.
+pub(super) type Placed = (Arc<Slot>, u32);
+
 /// What all workers of one put share.
 #[derive(Debug)]
 pub(super) struct Shop {
     pub(super) root: OwnedFd,
     pub(super) packs: Arc<Packs>,
-    pub(super) known: Mutex<HashMap<ContentId, (Arc<Slot>, u32)>>,
+    pub(super) lookup: Lookup,
+    /// Contents of this put, and cells by their chaining values.
+    pub(super) known: Mutex<HashMap<[u8; 32], Placed>>,
+    /// Contents that whoever remembers versions is told of.
+    pub(super) hooks: Mutex<Vec<Hash>>,
     pub(super) zstd_level: i32,
 }
 
@@ -177,6 +189,21 @@ pub(super) struct Worker<'a> {
     scratch: Vec<u8>,
     /// The directory that the last file was in.
     dir: Option<(Arc<[u8]>, OwnedFd)>,
+}
+
+impl Shop {
+    fn note_hook(&self, hash: &[u8; 32], len: u64) {
+        if is_hook(hash, len) {
+            self.hooks.lock().expect("no holder of this lock panics").push(hook(hash));
+        }
+    }
+
+    /// Takes what this put stored. Only when all of it was acknowledged.
+    pub(super) fn stored(&self) -> Vec<Known> {
+        let known = std::mem::take(&mut *self.known.lock().expect("no holder of this lock panics"));
+        let placed = |(hash, (slot, offset)): ([u8; 32], Placed)| Some((hash, slot.get()?, offset));
+        known.into_iter().filter_map(placed).collect()
+    }
 }
 
 impl<'a> Worker<'a> {
@@ -230,14 +257,19 @@ impl<'a> Worker<'a> {
         let (meta, sparse, len) = self.read(job)?;
         let bytes = &self.scratch[..len];
         let content = ContentId(*blake3::hash(bytes).as_bytes());
+        if len > INLINE_MAX {
+            self.shop.note_hook(content.as_bytes(), len as u64);
+        }
         let old = job.old.take().filter(|(old, _)| *old == content).map(|(_, place)| place.data);
         let data = if let Some(old) = old {
             DoneData::Old(old)
         } else if len <= INLINE_MAX {
             DoneData::Inline(bytes.to_vec())
+        } else if let Some((frame, offset)) = self.shop.lookup.find(content.as_bytes(), len as u64) {
+            DoneData::Old(Data::Slice { frame, offset })
         } else if len as u64 <= BUNDLED_MAX {
             let offset = u32::try_from(bundle.len()).expect("a bundle is short");
-            match self.known(content, shared, offset) {
+            match self.known(content.as_bytes(), shared, offset) {
                 Some((slot, offset)) => DoneData::Slice(slot, offset),
                 None => {
                     bundle.extend_from_slice(&self.scratch[..len]);
@@ -246,7 +278,7 @@ impl<'a> Worker<'a> {
             }
         } else {
             let own = Promise(Arc::new(Slot::default()));
-            match self.known(content, &own.0, 0) {
+            match self.known(content.as_bytes(), &own.0, 0) {
                 Some((slot, offset)) => DoneData::Slice(slot, offset),
                 None => {
                     let raw = std::mem::take(&mut self.scratch);
@@ -262,13 +294,13 @@ impl<'a> Worker<'a> {
     }
 
     /// Returns where this content already goes, or remembers that it goes to `slot`.
-    fn known(&self, content: ContentId, slot: &Arc<Slot>, offset: u32) -> Option<(Arc<Slot>, u32)> {
+    fn known(&self, content: &[u8; 32], slot: &Arc<Slot>, offset: u32) -> Option<(Arc<Slot>, u32)> {
         let mut known = self.shop.known.lock().expect("no holder of this lock panics");
-        if let Some(found) = known.get(&content) {
+        if let Some(found) = known.get(content) {
             return Some(found.clone());
         }
         if known.len() < KNOWN_MAX {
-            known.insert(content, (Arc::clone(slot), offset));
+            known.insert(*content, (Arc::clone(slot), offset));
         }
         None
     }
@@ -344,10 +376,19 @@ impl<'a> Worker<'a> {
                 None if hole || is_zero(bytes) => CellDone::Zero,
                 None => {
                     let offset = u32::try_from(new.len()).expect("a piece is short");
-                    new.extend_from_slice(bytes);
-                    CellDone::New(Arc::clone(&own.0), offset)
+                    if let Some((frame, offset)) = self.shop.lookup.find(&chaining, bytes.len() as u64) {
+                        CellDone::Old(frame, offset)
+                    } else if let Some((slot, offset)) = self.known(&chaining, &own.0, offset) {
+                        CellDone::New(slot, offset)
+                    } else {
+                        new.extend_from_slice(bytes);
+                        CellDone::New(Arc::clone(&own.0), offset)
+                    }
                 }
             };
+            if !matches!(place, CellDone::Zero) {
+                self.shop.note_hook(&chaining, bytes.len() as u64);
+            }
             job.done.push((chaining, place));
         }
         self.scratch = raw;

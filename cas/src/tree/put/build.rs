@@ -1,8 +1,6 @@
 //! Making nodes from what comes off the line, children before parents, and in the end the manifest.
 
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use types::VersionId;
@@ -12,8 +10,10 @@ use super::frames::{BuildUses, TreeFrames, TreeRef};
 use super::large::OpenLarge;
 use super::packs::Packs;
 use crate::tree::cache::Cache;
+use crate::tree::dedup::{KnownDir, Lookup};
 use crate::tree::error::TreeError;
 use crate::tree::filemap::{Cell, PageRef};
+use crate::tree::flags::Flags;
 use crate::tree::frame::FrameKind;
 use crate::tree::location::{Extent, Location, PackUse, VersionRef};
 use crate::tree::manifest::{Manifest, PackNeeded};
@@ -47,7 +47,7 @@ struct OpenDir {
     totals: Totals,
     uses: BuildUses,
     /// Flags of everything below, so that directories that differ only in them are not taken for each other.
-    flags: u64,
+    flags: Flags,
     base: Option<Arc<StoredNode>>,
     old: Option<(Arc<StoredNode>, Extent)>,
 }
@@ -59,7 +59,7 @@ struct Finished {
     tree: TreeRef,
     totals: Totals,
     uses: BuildUses,
-    flags: u64,
+    flags: Flags,
 }
 
 /// See the module.
@@ -67,10 +67,11 @@ struct Finished {
 pub(super) struct Builder<'a> {
     packs: &'a Packs,
     cache: &'a Cache,
+    lookup: &'a Lookup,
     pub(super) frames: TreeFrames<'a>,
     stack: Vec<OpenDir>,
     pub(super) large: Option<OpenLarge>,
-    known: HashMap<(VersionId, u64), Finished>,
+    known: HashMap<(VersionId, Flags), Finished>,
     root: Option<Finished>,
     /// Files that were read, made, moved or removed.
     pub(super) files_changed: u64,
@@ -81,13 +82,21 @@ pub(super) struct Builder<'a> {
 pub(super) struct Made {
     pub(super) tree: VersionRef,
     pub(super) totals: Totals,
+    /// Directories that were read whole, and where they lie.
+    pub(super) dirs: Vec<KnownDir>,
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(packs: &'a Packs, cache: &'a Cache, zstd_level: i32) -> Result<Self, TreeError> {
+    pub(super) fn new(
+        packs: &'a Packs,
+        cache: &'a Cache,
+        lookup: &'a Lookup,
+        zstd_level: i32,
+    ) -> Result<Self, TreeError> {
         Ok(Self {
             packs,
             cache,
+            lookup,
             frames: TreeFrames::new(packs, cache, zstd_level)?,
             stack: Vec::new(),
             large: None,
@@ -176,7 +185,16 @@ impl<'a> Builder<'a> {
             .as_ref()
             .map_or_else(Default::default, |base| (base.totals, BuildUses::of(base.uses.clone())));
         let node = Node { meta, entries: Vec::new() };
-        self.stack.push(OpenDir { name, node, places: Vec::new(), totals, uses, flags: 0, base, old });
+        self.stack.push(OpenDir {
+            name,
+            node,
+            places: Vec::new(),
+            totals,
+            uses,
+            flags: Flags::default(),
+            base,
+            old,
+        });
     }
 
     /// Adds an entry with what it uses.
@@ -188,6 +206,7 @@ impl<'a> Builder<'a> {
             Built::Map { uses, .. } => top.uses.add(uses),
             Built::Plain(_) | Built::Directory(_) => {}
         }
+        top.flags.entry(linked, sparse);
         top.push(name, item, linked, sparse, built);
     }
 
@@ -197,6 +216,7 @@ impl<'a> Builder<'a> {
         let Entry { name, item } = base.node.entries[number].clone();
         let Place { linked, sparse, data } = base.places[number].clone();
         // What it uses is in the sums that came with the base.
+        top.flags.entry(linked, sparse);
         top.push(name, item, linked, sparse, Built::of(data));
     }
 
@@ -234,7 +254,7 @@ impl<'a> Builder<'a> {
             tree: TreeRef::At(extent),
             totals: node.totals,
             uses: BuildUses::of(node.uses.clone()),
-            flags: 0,
+            flags: Flags::default(),
         };
         self.add_directory(name, &finished);
     }
@@ -245,7 +265,7 @@ impl<'a> Builder<'a> {
         top.totals.add(Totals { directories: 1, ..Totals::default() });
         top.uses.add(&finished.uses);
         top.uses.count(&finished.tree);
-        top.flags ^= finished.flags.rotate_left(1);
+        top.flags.directory(finished.flags);
         let item = Item::Directory { id: finished.id };
         top.push(name, item, false, false, Built::Directory(finished.tree.clone()));
     }
@@ -279,16 +299,31 @@ impl<'a> Builder<'a> {
             let (tree, uses) = (TreeRef::At(extent.clone()), BuildUses::of(old.uses.clone()));
             return Ok(Finished { id, tree, totals: old.totals, uses, flags: dir.flags });
         }
+        // Of a directory with a base the flags below what was kept are not known.
+        if dir.base.is_none()
+            && let Some((node, extent)) = self.lookup.directory(id, dir.flags.value())
+        {
+            let (tree, uses) = (TreeRef::At(extent), BuildUses::of(node.uses.clone()));
+            let finished = Finished { id, tree, totals: node.totals, uses, flags: dir.flags };
+            self.remember(key, &finished);
+            return Ok(finished);
+        }
         self.frames.prepare(bytes.len())?;
         let places: Vec<Place<At>> = dir.places.iter().map(|place| self.resolve(place)).collect();
         let (uses, own) = self.frames.uses(&dir.uses);
         Draft { node: &dir.node, places: &places, totals: dir.totals, uses: &uses, own }.put(&mut bytes);
         let tree = self.frames.append(&bytes)?;
         let finished = Finished { id, tree, totals: dir.totals, uses: dir.uses.clone(), flags: dir.flags };
+        if dir.base.is_none() {
+            self.remember(key, &finished);
+        }
+        Ok(finished)
+    }
+
+    fn remember(&mut self, key: (VersionId, Flags), finished: &Finished) {
         if self.known.len() < KNOWN_MAX {
             self.known.insert(key, finished.clone());
         }
-        Ok(finished)
     }
 
     fn resolve(&self, place: &BuiltPlace) -> Place<At> {
@@ -328,11 +363,15 @@ impl<'a> Builder<'a> {
         uses.count(&TreeRef::At(extent.clone()));
         let (uses, _) = self.frames.uses(&uses);
         let packs = uses.into_iter().map(|(pack, used)| PackNeeded {
-            object_bytes: self.packs.closed_len(&pack).or_else(|| {
-                let parent = parent?;
-                let found = parent.packs.binary_search_by(|needed| needed.pack.cmp(&pack)).ok()?;
-                parent.packs[found].object_bytes
-            }),
+            object_bytes: self
+                .packs
+                .closed_len(&pack)
+                .or_else(|| {
+                    let parent = parent?;
+                    let found = parent.packs.binary_search_by(|needed| needed.pack.cmp(&pack)).ok()?;
+                    parent.packs[found].object_bytes
+                })
+                .or_else(|| self.lookup.pack_len(&pack)),
             used,
             pack,
         });
@@ -342,7 +381,12 @@ impl<'a> Builder<'a> {
         self.cache.keep_manifest(&location, &Arc::new(manifest));
         self.packs.finish()?;
         let tree = VersionRef { version: root.id, manifest: location };
-        Ok(Made { tree, totals: root.totals })
+        let dirs =
+            self.known.iter().filter_map(|((id, flags), finished)| match self.frames.at(&finished.tree) {
+                At::There(extent) => Some((*id, flags.value(), extent)),
+                At::Here { .. } => None,
+            });
+        Ok(Made { tree, totals: root.totals, dirs: dirs.collect() })
     }
 }
 
@@ -361,9 +405,6 @@ impl Built {
 
 impl OpenDir {
     fn push(&mut self, name: Vec<u8>, item: Item, linked: bool, sparse: bool, built: Built) {
-        let mut hasher = DefaultHasher::new();
-        (self.flags, linked, sparse).hash(&mut hasher);
-        self.flags = hasher.finish();
         self.node.entries.push(Entry { name, item });
         self.places.push(BuiltPlace { linked, sparse, built });
     }

@@ -25,7 +25,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use types::{Domain, PackId};
+use types::{Domain, Hash, PackId};
 
 use self::batch::{Batch, Shop, Worker};
 pub(in crate::tree) use self::batch::{is_zero, join};
@@ -39,6 +39,7 @@ use self::relink::relink;
 use self::scan::{Cutter, Scanner};
 use super::cache::Cache;
 use super::changes::Changes;
+use super::dedup::{Dedup, Known, KnownDir, Lookup};
 use super::error::TreeError;
 use super::fetch::Fetch;
 use super::location::VersionRef;
@@ -97,6 +98,9 @@ pub struct Written {
     pub objects_written: u64,
     /// The whole directory was read.
     pub full_scan: bool,
+    /// Some of the contents and cells that were read: what the version can be found by, for whoever answers
+    /// [`AskHooks`](super::AskHooks).
+    pub hooks: Vec<Hash>,
 }
 
 /// Puts directories into a store, under one session and in one dedup domain.
@@ -107,6 +111,7 @@ pub struct Writer {
     domain: Domain,
     cache: Arc<Cache>,
     options: WriteOptions,
+    dedup: Option<Dedup>,
 }
 
 impl fmt::Debug for Writer {
@@ -127,7 +132,14 @@ impl Writer {
         cache: Arc<Cache>,
         options: WriteOptions,
     ) -> Self {
-        Self { store, session, domain, cache, options }
+        Self { store, session, domain, cache, options, dedup: None }
+    }
+
+    /// Stores nothing that is known to be stored in the writer's domain, and learns what it stores. A put then has to be
+    /// part of the operation that `dedup` is a witness of.
+    #[must_use]
+    pub fn deduplicating(self, dedup: Dedup) -> Self {
+        Self { dedup: Some(dedup), ..self }
     }
 
     /// Puts the directory `root` into the store and returns its version, when every pack of it was acknowledged.
@@ -137,8 +149,11 @@ impl Writer {
     /// A directory that is written to meanwhile is an error: put a read-only snapshot.
     pub async fn put(&self, root: OwnedFd, parent: Option<Parent>) -> Result<Written, TreeError> {
         let (sender, mut packs) = mpsc::channel(1);
+        let fetch = Fetch::new(Arc::clone(self.store.objects()), Arc::clone(&self.cache));
+        let lookup = Lookup::new(self.dedup.clone(), fetch.clone(), self.domain.clone(), Handle::current());
         let shop = Shop {
             root,
+            lookup,
             packs: Arc::new(Packs::new(
                 self.session.clone(),
                 self.domain.clone(),
@@ -147,9 +162,9 @@ impl Writer {
                 self.options.pack_bytes,
             )),
             known: Mutex::default(),
+            hooks: Mutex::default(),
             zstd_level: self.options.zstd_level,
         };
-        let fetch = Fetch::new(Arc::clone(self.store.objects()), Arc::clone(&self.cache));
         let job =
             Put { shop, fetch, parent, workers: self.options.workers.max(1), runtime: Handle::current() };
         let mut work = pin!(lead(move || job.run()));
@@ -185,10 +200,24 @@ impl Writer {
                 else => break,
             }
         }
-        let Done { tree, totals, changed, files_changed, full_scan } =
+        let Done { tree, totals, changed, files_changed, full_scan, known, dirs, hooks } =
             made.unwrap_or(Err(TreeError::Stopped("its thread went away")))?;
+        // Every upload was answered: only now does this count as stored.
+        if let Some(dedup) = &self.dedup {
+            dedup.index.learn(&self.domain, known, dirs);
+        }
         let Totals { files, bytes, .. } = totals;
-        Ok(Written { tree, changed, files_changed, files, bytes, bytes_uploaded, objects_written, full_scan })
+        Ok(Written {
+            tree,
+            changed,
+            files_changed,
+            files,
+            bytes,
+            bytes_uploaded,
+            objects_written,
+            full_scan,
+            hooks,
+        })
     }
 }
 
@@ -200,6 +229,18 @@ struct Done {
     changed: bool,
     files_changed: u64,
     full_scan: bool,
+    /// What was stored.
+    known: Vec<Known>,
+    dirs: Vec<KnownDir>,
+    hooks: Vec<Hash>,
+}
+
+impl Done {
+    /// The parent's version once more. What was placed on the way was not sent.
+    fn unchanged(tree: VersionRef, totals: Totals, files_changed: u64, full_scan: bool) -> Self {
+        let (known, dirs, hooks) = Default::default();
+        Self { tree, totals, changed: false, files_changed, full_scan, known, dirs, hooks }
+    }
 }
 
 /// The work of one put, away from the runtime.
@@ -223,8 +264,7 @@ impl Put {
             && changes.root.is_empty()
             && changes.links.is_empty()
         {
-            let (tree, totals) = (tree.clone(), manifest.totals);
-            return Ok(Done { tree, totals, changed: false, files_changed: 0, full_scan: false });
+            return Ok(Done::unchanged(tree.clone(), manifest.totals, 0, false));
         }
         let built = thread::scope(|scope| {
             for _ in 0..self.workers {
@@ -278,7 +318,8 @@ impl Put {
     }
 
     fn build(&self, line: &Line<Batch>, parent: Option<&Manifest>) -> Result<Done, TreeError> {
-        let mut builder = Builder::new(&self.shop.packs, &self.fetch.cache, self.shop.zstd_level)?;
+        let mut builder =
+            Builder::new(&self.shop.packs, &self.fetch.cache, &self.shop.lookup, self.shop.zstd_level)?;
         while let Some(batch) = line.next()? {
             builder.take(batch)?;
         }
@@ -287,11 +328,20 @@ impl Put {
         if let (Some(Parent { tree, .. }), Some(manifest)) = (&self.parent, parent)
             && builder.version()? == tree.version
         {
-            let (tree, totals) = (tree.clone(), manifest.totals);
-            return Ok(Done { tree, totals, changed: false, files_changed, full_scan });
+            return Ok(Done::unchanged(tree.clone(), manifest.totals, files_changed, full_scan));
         }
-        let Made { tree, totals } = builder.finish(parent)?;
-        Ok(Done { tree, totals, changed: true, files_changed, full_scan })
+        let Made { tree, totals, dirs } = builder.finish(parent)?;
+        let hooks = std::mem::take(&mut *self.shop.hooks.lock().expect("no holder of this lock panics"));
+        Ok(Done {
+            tree,
+            totals,
+            changed: true,
+            files_changed,
+            full_scan,
+            known: self.shop.stored(),
+            dirs,
+            hooks,
+        })
     }
 }
 
