@@ -10,7 +10,6 @@ use proto::node::groups_server::GroupsServer;
 use proto::node::node_server::NodeServer;
 use proto::node::settings_server::SettingsServer;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use types::{Clock, SystemClock};
 
@@ -94,7 +93,7 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, stop: CancellationTok
     }
     tracing::info!(node = %node.name(), address = node.address(), pool = %node.pool().path().display(), "serving");
     let stopping = stop.clone();
-    let server = routes.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+    let server = routes.serve_with_incoming_shutdown(proto::server::incoming(listener), async move {
         stopping.cancelled().await;
     });
     tokio::pin!(server);

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use proto::hub::hub_server::HubServer;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use types::Classify as _;
 
@@ -39,9 +38,8 @@ pub async fn run(
     let service = HubServer::new(HubService::new(Arc::clone(&hub)))
         .max_decoding_message_size(proto::client::MAX_MESSAGE_BYTES);
     let serving = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(proto::server::incoming(listener), stop.clone().cancelled_owned());
     let mut serving = tokio::spawn(serving);
 
     let early = tokio::select! {
