@@ -87,12 +87,22 @@ async fn confirm_now(
     packs: &BTreeSet<PackId>,
 ) -> Result<Entry, Error> {
     let record = record::get(operation.session().store(), source).await?;
-    let point = Point::Version(*version);
-    let found = timeline::find(operation.session().store(), &record.value, &point).await?;
-    let Located { entry, .. } = found.ok_or(Error::NoVersion { id: source.clone(), version: *version })?;
+    confirm_listed(operation, &record.value, version, packs).await
+}
+
+/// The same for a record that the caller has read since the operation began, without waiting for anything.
+pub async fn confirm_listed(
+    operation: &Operation,
+    record: &Record,
+    version: &VersionId,
+    packs: &BTreeSet<PackId>,
+) -> Result<Entry, Error> {
+    let found = timeline::find(operation.session().store(), record, &Point::Version(*version)).await?;
+    let missing = || Error::NoVersion { id: record.id.clone(), version: *version };
+    let Located { entry, .. } = found.ok_or_else(missing)?;
     // A deleted record's entries are roots until it is purged, but nobody starts something new from it.
-    if record.value.state == State::Deleted || record.value.state == State::Purged {
-        return Err(Error::WrongState { id: source.clone(), state: record.value.state });
+    if record.state == State::Deleted || record.state == State::Purged {
+        return Err(Error::WrongState { id: record.id.clone(), state: record.state });
     }
     let mut packs = packs.clone();
     packs.extend(entry.heads.values().map(|head| PackId::clone(&head.manifest.pack)));

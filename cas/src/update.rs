@@ -80,6 +80,21 @@ where
     swap(store, operation, &keys::volume(id), decide).await?.ok_or_else(|| Error::NoVolume { id: id.clone() })
 }
 
+/// The same, beginning with what the caller has just read or written of it: a round trip less. Where that is not so any
+/// more the store refuses the write, and the record is read.
+pub(crate) async fn update_from<F>(
+    operation: &Operation,
+    begun: Stored<Record>,
+    decide: F,
+) -> Result<Change<Stored<Record>>, Error>
+where
+    F: FnMut(&Stored<Record>) -> Result<Next<Record>, Error> + Send,
+{
+    let (store, id) = (operation.session().store(), begun.value.id.clone());
+    let changed = swap_from(store, Some(operation), &keys::volume(&id), Some(begun), decide).await?;
+    changed.ok_or(Error::NoVolume { id })
+}
+
 /// Writes a record again as it is, if `session` owns it. A write of an earlier process of the session that is still on its
 /// way then finds another record and does not happen.
 pub async fn touch(
@@ -99,6 +114,20 @@ pub(crate) async fn swap<T, F>(
     store: &Store,
     operation: Option<&Operation>,
     key: &Key,
+    decide: F,
+) -> Result<Option<Change<Stored<T>>>, Error>
+where
+    T: Versioned,
+    F: FnMut(&Stored<T>) -> Result<Next<T>, Error> + Send,
+{
+    swap_from(store, operation, key, None, decide).await
+}
+
+async fn swap_from<T, F>(
+    store: &Store,
+    operation: Option<&Operation>,
+    key: &Key,
+    begun: Option<Stored<T>>,
     mut decide: F,
 ) -> Result<Option<Change<Stored<T>>>, Error>
 where
@@ -108,7 +137,11 @@ where
     if let Some(operation) = operation {
         operation.session().settle_writes_of(key).await?;
     }
-    let Some(mut current) = store.read::<T>(key).await? else { return Ok(None) };
+    let read = match begun {
+        Some(begun) => Some(begun),
+        None => store.read::<T>(key).await?,
+    };
+    let Some(mut current) = read else { return Ok(None) };
     for round in 0..MAX_ROUNDS {
         current.value.check(key)?;
         let mut next = match decide(&current)? {

@@ -24,6 +24,9 @@ pub struct About {
     /// as was left there.
     #[serde(default)]
     pub offset_bytes: i64,
+    /// It was made while its record was begun, so nobody was told of it yet. Where there is no such record it goes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unborn: bool,
 }
 
 impl About {
@@ -97,7 +100,7 @@ mod tests {
     use super::*;
 
     fn about(limit_bytes: Option<u64>, offset_bytes: i64) -> About {
-        About { birth: Birth::random(), group: Some(7), limit_bytes, offset_bytes }
+        About { birth: Birth::random(), group: Some(7), limit_bytes, offset_bytes, unborn: offset_bytes < 0 }
     }
 
     #[test]

@@ -208,6 +208,7 @@ impl Node {
             group: group.map(GroupId::number),
             limit_bytes: record.quota.limit_bytes,
             offset_bytes: 0,
+            unborn: false,
         };
         // Its commit also writes what was restored, so that the charge is known and the volume whole before it is ours.
         let taken = self.take_staged(id, &about, &staged.name).await?;

@@ -1,5 +1,5 @@
-//! Create and fork: the record first (creating, without references), then the tree, then the record's first version. A
-//! fork of what is here is one snapshot and one commit, and moves no data.
+//! Create: the record first (creating, without references), then the tree, then the record's first version. What is made
+//! from a version that is in the pool is a [fork](crate::fork), and moves no data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use cas::entry::data_head;
 use cas::lifecycle;
 use cas::record::{NewRecord, Origin, Quota, RecordKind, State};
 use cas::{Claim, Operation, Record, Session, Stored, VersionRef, references};
-use types::{Change, Domain, MemberName, PackId, RequestId, VersionId, VolumeId};
+use types::{Birth, Change, Domain, MemberName, PackId, RequestId, VersionId, VolumeId};
 
 use crate::about::About;
 use crate::error::Error;
@@ -38,9 +38,10 @@ pub struct CreateRequest {
 
 /// What a volume is made from.
 #[derive(Debug, Clone)]
-struct Source {
+pub(crate) struct Source {
     id: VolumeId,
-    tree: VersionRef,
+    pub(crate) tree: VersionRef,
+    /// As it was read by the operation that makes the volume.
     record: Stored<Record>,
 }
 
@@ -74,11 +75,19 @@ impl Node {
         self.pool().require_room().await?;
         let operation = session.begin()?;
         let source = self.source(&request).await?;
+        if let Some(source) = &source
+            && let Some(loan) = self.shelf().lend(&source.tree.version)
+            && let Some(forked) = self.fork_here(&session, &operation, &request, source, loan).await?
+        {
+            return Ok(forked);
+        }
         // Without a limit while it is filled; nobody can write to it before it is answered.
         let group = self.new_group(None).await?;
         // What is staged is nobody's yet, so the record may be written meanwhile.
-        let (begun, staged) =
-            tokio::join!(self.begin(&session, &request, source.as_ref()), self.stage(source.as_ref(), group));
+        let (begun, staged) = tokio::join!(
+            self.begin(&session, &request, source.as_ref(), Birth::random()),
+            self.stage(source.as_ref(), group)
+        );
         let (record, staged) = match (begun, staged) {
             (Ok(record), Ok(staged)) => (record, staged),
             (begun, staged) => {
@@ -102,9 +111,10 @@ impl Node {
             group: group.map(GroupId::number),
             limit_bytes: request.limit_bytes,
             offset_bytes: 0,
+            unborn: false,
         };
         let claim = Claim::of(&record.value);
-        let finished = self.finish(&operation, &claim, &record, &mut about, staged, source.as_ref()).await;
+        let finished = self.finish(&operation, record, &mut about, staged, source.as_ref()).await;
         let (record, base) = match finished {
             Ok(finished) => finished,
             Err(error) => {
@@ -112,17 +122,28 @@ impl Node {
                 return Err(error);
             }
         };
+        Ok(Change::Made(self.born(&session, &claim, &record.value, about, base)))
+    }
+
+    /// Notes a volume that was made and is this session's.
+    pub(crate) fn born(
+        &self,
+        session: &Session,
+        claim: &Claim,
+        record: &Record,
+        about: About,
+        base: Base,
+    ) -> Arc<Volume> {
         let facts = Facts {
             standing: Standing::Owned { session: session.id(), epoch: claim.epoch },
-            head: record.value.head.map(|entry| Head { entry, tree: base.tree.clone() }),
+            head: record.head.map(|entry| Head { entry, tree: base.tree.clone() }),
             base: Some(base),
-            origin: record.value.origin.clone(),
+            origin: record.origin.clone(),
             last_sync: Some(self.store().clock().now()),
-            ..Facts::new(about, record.value.domain.clone())
+            ..Facts::new(about, record.domain.clone())
         };
-        let volume = self.volumes().insert(Volume::new(request.id.clone(), facts));
-        tracing::info!(volume = %request.id, "created");
-        Ok(Change::Made(volume))
+        tracing::info!(volume = %record.id, "created");
+        self.volumes().insert(Volume::new(record.id.clone(), facts))
     }
 
     /// A volume of this id is here already: this request's, or another's.
@@ -155,11 +176,12 @@ impl Node {
         Ok(Some(Source { id: id.clone(), tree, record }))
     }
 
-    async fn begin(
+    pub(crate) async fn begin(
         &self,
         session: &Session,
         request: &CreateRequest,
         source: Option<&Source>,
+        birth: Birth,
     ) -> Result<Stored<Record>, Error> {
         let domain = match (&request.domain, source) {
             (Some(domain), _) => domain.clone(),
@@ -181,7 +203,7 @@ impl Node {
             quota: Quota { limit_bytes: request.limit_bytes, charge_bytes: 0 },
             attributes: request.attributes.clone(),
         };
-        let record = lifecycle::begin_create(self.store(), new).await?.into_inner();
+        let record = lifecycle::begin_create_born(self.store(), new, birth).await?.into_inner();
         let exists = |why: &str| Error::Exists { volume: request.id.clone(), why: why.to_owned() };
         match (record.value.state, record.value.owner) {
             (State::Creating | State::Live, Some(owner)) if owner == session.id() => Ok(record),
@@ -215,20 +237,31 @@ impl Node {
     async fn finish(
         self: &Arc<Self>,
         operation: &Operation,
-        claim: &Claim,
-        record: &Stored<Record>,
+        record: Stored<Record>,
         about: &mut About,
         staged: Staged,
         source: Option<&Source>,
     ) -> Result<(Stored<Record>, Base), Error> {
-        let id = &claim.id;
+        let id = &record.value.id;
         // What an attempt before this one left; nobody was told of it.
         let stale = id.clone();
         self.pool().run(move |root| local::drop_live(root, &stale)).await?;
-        let Built { base } = self.build(operation, record, about, staged, source).await?;
+        let Built { base } = self.build(operation, &record, about, staged, source).await?;
         // A fork is charged for what it writes from now on, whether it was cloned here or came from the store.
         *about = self.set_limit(id, about.clone(), 0).await?;
         self.pool().commit().await?;
+        let record = self.finish_record(operation, record, source, base.tree.clone()).await?;
+        Ok((record, base))
+    }
+
+    /// Gives a record that was just begun its first version, which is committed here.
+    pub(crate) async fn finish_record(
+        &self,
+        operation: &Operation,
+        begun: Stored<Record>,
+        source: Option<&Source>,
+        tree: VersionRef,
+    ) -> Result<Stored<Record>, Error> {
         if let Some(source) = source {
             let packs: BTreeSet<PackId> = self
                 .reader()
@@ -238,12 +271,18 @@ impl Node {
                 .iter()
                 .map(|pack| (*pack.pack).clone())
                 .collect();
-            references::confirm_version(operation, &source.id, &source.tree.version, &packs).await?;
+            let version = &source.tree.version;
+            match references::confirm_listed(operation, &source.record.value, version, &packs).await {
+                // The collection is about to rewrite one of them: wait for it.
+                Err(cas::Error::Condemned { .. }) => {
+                    references::confirm_version(operation, &source.id, version, &packs).await?;
+                }
+                confirmed => drop(confirmed?),
+            }
         }
         let label = if source.is_some() { "forked" } else { "created" };
-        let heads = Some(data_head(base.tree.clone()));
-        let record = lifecycle::finish_create(operation, claim, heads, label).await?.into_inner();
-        Ok((record, base))
+        let heads = Some(data_head(tree));
+        Ok(lifecycle::finish_begun(operation, begun, heads, label).await?.into_inner())
     }
 
     /// Gives what is staged its facts, its base and its place.
@@ -332,10 +371,14 @@ impl Node {
 
     /// A create failed after something was put in place. Where the record may still become live, the copy stays: the
     /// retry or the next start finds it.
-    async fn abandon(&self, id: &VolumeId, group: Option<GroupId>, error: &Error) {
-        if matches!(error, Error::Cas(cas::Error::Unsettled { .. })) {
-            return;
+    pub(crate) async fn abandon(&self, id: &VolumeId, group: Option<GroupId>, error: &Error) {
+        if !matches!(error, Error::Cas(cas::Error::Unsettled { .. })) {
+            self.uproot(id, group).await;
         }
+    }
+
+    /// Drops a copy that nobody was told of.
+    pub(crate) async fn uproot(&self, id: &VolumeId, group: Option<GroupId>) {
         let free = self.shelf().rebase(id, None);
         let gone = id.clone();
         let undone = self

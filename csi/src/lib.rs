@@ -14,6 +14,7 @@ pub mod cut;
 pub mod delete;
 pub mod error;
 pub mod files;
+pub mod fork;
 pub mod hub_link;
 pub mod known;
 pub mod layout;

@@ -1,5 +1,7 @@
 //! What is mounted where, from `/proc/self/mountinfo`. The kernel deletes a mounted subvolume without a word, so we look.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
@@ -27,12 +29,17 @@ impl Mount {
     }
 }
 
+/// About a hundred mounts.
+const BUFFER_BYTES: usize = 32 << 10;
+
 /// Reads the mounts of this process's namespace.
 ///
 /// # Errors
 /// `/proc` cannot be read.
 pub fn read() -> std::io::Result<Vec<Mount>> {
-    let bytes = std::fs::read("/proc/self/mountinfo")?;
+    // Its size shows as zero, so a buffer that grows by itself would begin with a few bytes.
+    let mut bytes = Vec::with_capacity(BUFFER_BYTES);
+    File::open("/proc/self/mountinfo")?.read_to_end(&mut bytes)?;
     Ok(bytes.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 

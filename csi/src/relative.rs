@@ -110,6 +110,7 @@ impl Node {
             group: None,
             limit_bytes: record.quota.limit_bytes,
             offset_bytes: 0,
+            unborn: false,
         };
         let staged = self.materialise(&record, &head.tree, None).await?;
         let taken = self.take_staged(id, &about, &staged.name).await;

@@ -61,15 +61,15 @@ impl Node {
         let volume = self.volumes().get(id)?;
         let guard = self.locks().try_acquire(id, "restore")?;
         let node = Arc::clone(self);
-        self.detached("restore", async move {
+        let work = async move {
             let _guard = guard;
             let result = node.restore_locked(&volume, wanted, basis).await;
             if let Err(error) = &result {
                 node.note_failure(&volume, error);
             }
             result
-        })
-        .await
+        };
+        self.detached("restore", Box::pin(work)).await
     }
 
     async fn restore_locked(

@@ -8,8 +8,9 @@ use cas::entry::data_head;
 use cas::lifecycle;
 use cas::record::State;
 use cas::{Claim, Operation, Record, references};
-use types::{Birth, Epoch, PackId, SessionId, VersionId, VolumeId};
+use types::{Epoch, PackId, SessionId, VersionId, VolumeId};
 
+use crate::about::About;
 use crate::acquire::head_of;
 use crate::error::Error;
 use crate::layout::{self, OLD_PREFIX, Place};
@@ -38,13 +39,16 @@ pub(crate) enum Verdict {
 /// live (rule G).
 pub(crate) fn judge(
     record: Option<&Record>,
-    birth: Birth,
+    about: &About,
     me: SessionId,
     fenced: bool,
     covered: bool,
 ) -> Verdict {
+    if about.unborn && record.is_none_or(|record| record.birth != about.birth) {
+        return Verdict::Unfinished;
+    }
     let Some(record) = record else { return Verdict::Quarantine("the store has no record of it") };
-    if record.birth != birth {
+    if record.birth != about.birth {
         return Verdict::Quarantine("the store's record of this id is another volume's");
     }
     match record.state {
@@ -73,8 +77,15 @@ impl Node {
             Some(_) | None => false,
         };
         let covered = record.is_some_and(|record| self.known(volume).covers(&record.head_tips()));
-        let verdict = judge(record, volume.facts().about.birth, session.id(), fenced, covered);
+        let about = volume.facts().about;
+        let verdict = judge(record, &about, session.id(), fenced, covered);
         tracing::debug!(volume = %volume.id, ?verdict, "settled");
+        if about.unborn && matches!(verdict, Verdict::Keep(_) | Verdict::TakeAgain | Verdict::Lost) {
+            // Its record names a version of it: it was made, and the crash came before that was noted.
+            let about = About { unborn: false, ..about.clone() };
+            self.set_about(&volume.id, &about).await?;
+            volume.update(|facts| facts.about = about);
+        }
         match (verdict, record) {
             (Verdict::Keep(epoch), Some(record)) => {
                 volume.update(|facts| facts.standing = Standing::Owned { session: session.id(), epoch });
@@ -90,7 +101,9 @@ impl Node {
                 }
             }
             (Verdict::Unfinished, _) => {
-                if owner == Some(session.id()) || fenced {
+                // Another node may be making it from the same record; that one is of another birth.
+                let elsewhere = record.is_some_and(|record| record.birth != about.birth);
+                if owner == Some(session.id()) || fenced || record.is_none() || elsewhere {
                     self.drop_copy(volume, false).await?;
                 }
             }

@@ -19,9 +19,20 @@ impl Node {
     pub async fn describe(&self, volume: &Arc<Volume>) -> Result<node::Volume, Error> {
         let facts = volume.facts();
         let relative = facts.standing == Standing::Relative;
-        let about = facts.about.clone();
-        let used = self.pool().run(move |root| Ok(about.charge(local::used(root, &about)?))).await?;
-        let dirty = !relative && self.is_dirty(volume).await?;
+        let (id, about) = (volume.id.clone(), facts.about.clone());
+        let base = facts.base.as_ref().map(|base| base.roots.clone());
+        let (used, dirty) = self
+            .pool()
+            .run(move |root| {
+                let used = about.charge(local::used(root, &about)?);
+                let dirty = match base {
+                    _ if relative => false,
+                    None => true,
+                    Some(base) => local::roots(&local::live(root, &id)?)? != base,
+                };
+                Ok((used, dirty))
+            })
+            .await?;
         let mounted = !self.pool().mounts_below(&crate::layout::volume(&volume.id))?.is_empty();
         let me = self.session_id();
         let (epoch, owned, health) = match &facts.standing {

@@ -128,6 +128,7 @@ async fn a_fork_moves_no_data_and_lives_on_its_own() {
     assert!(made.is_made());
     let counts = faults.counts();
     assert_eq!(counts.of(CallKind::Put), 2, "creating, then live: no data");
+    assert_eq!(counts.calls(), 4, "and the source's record and the session read: {counts:?}");
     assert_eq!(head(&made.into_inner()), head(&source));
     assert_eq!(differences(&live(&node, "vol-1"), &live(&node, "vol-2")), "");
     // The second call is told.
@@ -152,6 +153,50 @@ async fn a_fork_moves_no_data_and_lives_on_its_own() {
     assert_eq!(differences(&live(&node, "vol-2"), &live(&there, "vol-3")), "");
     stop(node).await;
     stop(there).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_is_one_commit_and_forks_that_come_together_share_theirs() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    let source = node.create(request("vol-1")).await.unwrap().into_inner();
+    fill(&live(&node, "vol-1"));
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    let version = head(&source);
+    let root = btrfs::Dir::open(node.pool().path()).unwrap();
+    let commits = || btrfs::commit::count(&root).unwrap();
+    btrfs::commit::sync_all(&root).unwrap();
+    let before = commits();
+    let made = node.create(fork("alone", "vol-1", version)).await.unwrap().into_inner();
+    assert_eq!(commits() - before, 1, "the snapshot's own commit is the fork's");
+    let described = node.describe(&made).await.unwrap();
+    assert_eq!((described.used_bytes, described.dirty), (0, false), "a fork is charged for what it writes");
+    const TOGETHER: u64 = 32;
+    // While they wait for the store nothing keeps their snapshots apart.
+    faults.every(CallKind::Put, "vol/", Fault::Delay(std::time::Duration::from_millis(50)));
+    let before = commits();
+    let forks = (0..TOGETHER).map(|n| {
+        let node = Arc::clone(&node);
+        tokio::spawn(async move { node.create(fork(&format!("fork-{n}"), "vol-1", version)).await.unwrap() })
+    });
+    for made in futures::future::join_all(forks).await {
+        let made = made.unwrap().into_inner();
+        assert_eq!(node.describe(&made).await.unwrap().used_bytes, 0);
+    }
+    let shared = commits() - before;
+    assert!(shared <= TOGETHER / 2, "{TOGETHER} forks needed {shared} commits");
+    assert_eq!(differences(&live(&node, "vol-1"), &live(&node, "fork-7")), "");
+    stop(node).await;
+    // Nothing of it depends on what this process remembers.
+    let node = pool.start(&store).await;
+    assert_eq!(node.volumes().len(), 34);
+    assert!(!node.create(fork("fork-7", "vol-1", version)).await.unwrap().is_made());
+    assert!(node.volumes().all().iter().all(|volume| !volume.facts().about.unborn));
+    stop(node).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! Create and fork: a record without references first, its first version after the session was confirmed live.
 
-use types::{Change, Epoch};
+use types::{Birth, Change, Epoch};
 
 use crate::entry::{Entry, Heads, Role, tips};
 use crate::error::Error;
@@ -10,15 +10,25 @@ use crate::record::{NewRecord, Record, State};
 use crate::references;
 use crate::session::{self, Operation};
 use crate::store::{Store, Stored};
-use crate::update::{Next, create, update};
+use crate::update::{Next, create, update, update_from};
 
 /// Puts the record `{creating, owner, origin, request}` if its id is free. Done by the hub, or by the node itself.
 ///
 /// `Already` when this request's record is there: in whatever state, and of whatever owner, so the caller looks. While it
 /// is still being created and its owner is fenced or gone, it is given to the new owner.
 pub async fn begin_create(store: &Store, new: NewRecord) -> Result<Change<Stored<Record>>, Error> {
+    begin_create_born(store, new, Birth::random()).await
+}
+
+/// The same with the birth given, for a caller that makes the copy at the same time. A record that is there already has
+/// its own.
+pub async fn begin_create_born(
+    store: &Store,
+    new: NewRecord,
+    birth: Birth,
+) -> Result<Change<Stored<Record>>, Error> {
     let (id, owner, node, request) = (new.id.clone(), new.owner, new.node.clone(), new.request.clone());
-    let record = new.into_record(store.clock().now());
+    let record = Record { birth, ..new.into_record(store.clock().now()) };
     let found = match create(store, &keys::volume(&id), record).await? {
         Ok(made) => return Ok(Change::Made(made)),
         Err(found) => found,
@@ -62,13 +72,26 @@ pub async fn finish_create(
     label: &str,
 ) -> Result<Change<Stored<Record>>, Error> {
     operation.session().confirm_live().await?;
-    first_version(operation, claim, heads, label, false).await
+    first_version(operation, claim, None, heads, label, false).await
+}
+
+/// The same for a record that was just begun and is as `begun`: the write goes to the store without another read of it.
+pub async fn finish_begun(
+    operation: &Operation,
+    begun: Stored<Record>,
+    heads: Option<Heads>,
+    label: &str,
+) -> Result<Change<Stored<Record>>, Error> {
+    operation.session().confirm_live().await?;
+    let claim = Claim::of(&begun.value);
+    first_version(operation, &claim, Some(begun), heads, label, false).await
 }
 
 /// Sets the first head; a sealed record loses its owner in the same write.
 pub(super) async fn first_version(
     operation: &Operation,
     claim: &Claim,
+    begun: Option<Stored<Record>>,
     heads: Option<Heads>,
     label: &str,
     seal: bool,
@@ -76,7 +99,7 @@ pub(super) async fn first_version(
     let session = operation.session();
     let time = session.store_time();
     let wanted = heads.as_ref().map(tips).unwrap_or_default();
-    let changed = update(session.store(), Some(operation), &claim.id, |current| {
+    let decide = |current: &Stored<Record>| {
         let record = &current.value;
         session.observe(current.modified);
         if record.birth != claim.birth {
@@ -106,8 +129,11 @@ pub(super) async fn first_version(
             next.holders.clear();
         }
         Ok(Next::Write(next))
-    });
-    changed.await
+    };
+    match begun {
+        Some(begun) => update_from(operation, begun, decide).await,
+        None => update(session.store(), Some(operation), &claim.id, decide).await,
+    }
 }
 
 fn epoch_of(record: &Record) -> Epoch {

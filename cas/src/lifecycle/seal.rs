@@ -59,7 +59,7 @@ pub async fn seal(operation: &Operation, new: NewSealed) -> Result<Change<Stored
         None => return Err(Error::Contended { key: crate::keys::volume(&id) }),
     }
     session.confirm_live().await?;
-    first_version(operation, &Claim::of(&begun.value), Some(heads), &label, true).await
+    first_version(operation, &Claim::of(&begun.value), None, Some(heads), &label, true).await
 }
 
 /// Keeps what a session that lost its place still held, as an orphan record. Made by the session that holds it now: a

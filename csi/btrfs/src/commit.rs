@@ -5,7 +5,9 @@
 
 use std::os::fd::AsFd as _;
 
-use crate::{Dir, Result, sys};
+use nix::errno::Errno;
+
+use crate::{Dir, Error, Result, sys};
 
 /// Starts a commit of what has been done so far and answers its transaction.
 ///
@@ -23,6 +25,14 @@ pub fn wait(dir: &Dir, transid: u64) -> Result<()> {
 pub fn commit(dir: &Dir) -> Result<()> {
     let transid = start(dir)?;
     wait(dir, transid)
+}
+
+/// How many commits this mount has made (`commit_stats`, linux 6.1).
+pub fn count(dir: &Dir) -> Result<u64> {
+    let path = format!("/sys/fs/btrfs/{}/commit_stats", crate::space::filesystem(dir)?.uuid);
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    let number = text.lines().find_map(|line| line.strip_prefix("commits ")?.trim().parse().ok());
+    number.ok_or(Error::Call { call: "read", name: path, errno: Errno::EBADMSG })
 }
 
 /// Writes every file's dirty pages, then commits.

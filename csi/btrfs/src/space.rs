@@ -73,7 +73,7 @@ pub struct Filesystem {
     pub node_bytes: u32,
     /// Bytes of a block of data: what extents are aligned to.
     pub sector_bytes: u32,
-    /// The last committed transaction.
+    /// The transaction that is running, or was last.
     pub generation: u64,
 }
 

@@ -42,6 +42,26 @@ impl Bench {
         Ok(Source { id: made.volume_id, node: made.node, path, files, bytes })
     }
 
+    /// Creates a volume with so many files of 2 KB in it.
+    pub(crate) async fn small_volume(&self, request: &str, files: usize) -> Result<Source> {
+        const BYTES: usize = 2_000;
+        let request = CreateVolumeRequest {
+            request_id: request.to_owned(),
+            node_hint: "node-1".to_owned(),
+            ..CreateVolumeRequest::default()
+        };
+        let made = self.handle.hub().create_volume(request).await?.into_inner();
+        let path = PathBuf::from(&made.path);
+        for file in 0..files {
+            let directory = path.join(format!("d{}", file % 40));
+            fs::create_dir_all(&directory)?;
+            fs::write(directory.join(format!("f{file}")), format!("{file}\n").repeat(BYTES / 5))?;
+        }
+        let (files, bytes) = count(&path)?;
+        btrfs::commit::sync_all(&Dir::open(&path)?)?;
+        Ok(Source { id: made.volume_id, node: made.node, path, files, bytes })
+    }
+
     pub(crate) async fn sync(&self, volume: &str) -> Result<proto::node::SyncVolumeResponse> {
         let request = TriggerSyncRequest { volume_id: volume.to_owned() };
         Ok(self.handle.hub().trigger_sync(request).await?.into_inner())
