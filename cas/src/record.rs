@@ -105,6 +105,31 @@ pub struct Origin {
     pub versions: Tips,
 }
 
+/// How a volume changed hands without its owner: what that one had written and not published is not in the line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Takeover {
+    /// Who lost it.
+    pub from: SessionId,
+    /// The loser's node: for people.
+    pub node: Option<NodeName>,
+    /// Who took it; none while it was only taken away.
+    pub by: Option<SessionId>,
+    /// The epoch that began with it.
+    pub epoch: Epoch,
+    /// When the head was published that the line goes on from: what came after is lost, or an orphan one day.
+    pub durable: Option<types::Timestamp>,
+    /// When it was taken, in the store's time.
+    pub taken: types::Timestamp,
+}
+
+impl Takeover {
+    /// The loss window, at most: nobody can say whether anything was written in it.
+    pub fn window(&self) -> std::time::Duration {
+        self.durable.map_or(std::time::Duration::ZERO, |durable| self.taken.since(durable))
+    }
+}
+
 /// How much may be stored, and how much is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -164,6 +189,9 @@ pub struct Record {
     pub holders: BTreeSet<PoolId>,
     /// Its limit and charge.
     pub quota: Quota,
+    /// How it was last taken from an owner that did not give it, if it ever was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<Box<Takeover>>,
     /// What platforms and people attach.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
@@ -219,6 +247,28 @@ impl Record {
         let at = self.entries.partition_point(|entry| entry.time <= located.entry.time);
         self.entries.insert(at, located.entry.clone());
         thin::leave(self, &page, number);
+    }
+
+    /// How the present owner took it from one that did not give it; nothing where it was given.
+    pub fn taken_over(&self) -> Option<&Takeover> {
+        self.takeover.as_deref().filter(|taken| taken.epoch == self.epoch && taken.by == self.owner)
+    }
+
+    /// Notes that `owner` loses it to `by` (or to nobody yet), which begins the next epoch.
+    pub(crate) fn taken_from(
+        &self,
+        owner: SessionId,
+        by: Option<SessionId>,
+        taken: types::Timestamp,
+    ) -> Box<Takeover> {
+        Box::new(Takeover {
+            from: owner,
+            node: self.node.clone(),
+            by,
+            epoch: self.epoch.next(),
+            durable: self.head_entry().map(|entry| entry.time),
+            taken,
+        })
     }
 
     /// Returns the entries that no rule may thin.
@@ -343,6 +393,7 @@ impl NewRecord {
             request,
             holders: BTreeSet::from([owner.pool]),
             quota,
+            takeover: None,
             attributes,
             created,
         }

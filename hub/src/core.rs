@@ -86,6 +86,8 @@ pub struct Hub {
     pub flights: Flights<Done>,
     /// Which versions hold which contents: hints for nodes.
     pub hooks: Hooks,
+    /// What it tells Prometheus.
+    pub metrics: proto::metrics::Metrics,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Ends streams and loops.
@@ -107,6 +109,7 @@ impl Hub {
             settings,
             store,
             state,
+            metrics: proto::metrics::Metrics::default(),
             clock,
             stop: CancellationToken::new(),
             tasks,

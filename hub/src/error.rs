@@ -288,7 +288,7 @@ impl Classify for Error {
             Self::Busy { .. } | Self::NotMadeYet { .. } | Self::OperationDied { .. } => Kind::Aborted,
             Self::TooBusy { .. } => Kind::ResourceExhausted,
             Self::Operation(error) => error.kind(),
-            Self::Placement(NoPlace::NotLive { .. } | NoPlace::NoneLive { .. })
+            Self::Placement(NoPlace::NotLive { .. })
             | Self::AmbiguousName { .. }
             | Self::EmptyTemplate { .. }
             | Self::NoVersion { .. }
@@ -303,8 +303,11 @@ impl Classify for Error {
             | Self::ForeignObject { .. } => Kind::FailedPrecondition,
             Self::Placement(NoPlace::Full { .. }) => Kind::ResourceExhausted,
             Self::Budget => Kind::Unimplemented,
-            Self::OwnerSilent { .. } | Self::ShuttingDown => Kind::Unavailable,
-            Self::Node { status, .. } => proto::status::kind(status.code()),
+            // Somebody has to be there; a node that restarts is back in a moment.
+            Self::Placement(NoPlace::NoneLive { .. }) | Self::OwnerSilent { .. } | Self::ShuttingDown => {
+                Kind::Unavailable
+            }
+            Self::Node { status, .. } => proto::status::kind(status),
             Self::Stranded { failed, .. } => failed.kind(),
             Self::Store(error) => error.kind(),
             Self::Objects(error) => error.kind(),

@@ -14,6 +14,7 @@ pub mod flight;
 pub mod group;
 pub mod hooks;
 pub mod liveness;
+pub mod metrics;
 pub mod nodes;
 pub mod order;
 pub mod placement;

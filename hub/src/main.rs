@@ -37,6 +37,9 @@ struct Arguments {
     /// The hub's memory: a file that can be deleted at any time while no hub runs.
     #[arg(long, value_name = "PATH", env = "OPENSAIL_HUB_STATE")]
     state: PathBuf,
+    /// Where `GET /metrics` is answered, in plain text to whoever asks; without it nowhere.
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
     /// What a volume gets that asks for nothing.
     #[arg(long, value_name = "SIZE", default_value = "5Gi")]
     default_quota: ByteSize,
@@ -93,6 +96,12 @@ async fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let building = Box::pin(build(&arguments, timings));
     let Some(built) = shutdown.run_until_cancelled(building).await else { return Ok(()) };
     let (hub, listener) = built?;
+    if let Some(address) = &arguments.metrics {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}; choose another --metrics"))?;
+        hub::metrics::serve(&hub, listener);
+    }
     let address = listener.local_addr()?;
     tracing::info!(%address, store = %arguments.store, store_id = %hub.store.id(), "ready");
     hub::run(hub, listener, shutdown, GRACE).await?;

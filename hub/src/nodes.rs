@@ -303,6 +303,12 @@ impl Nodes {
         self.known().get(&session).map(|known| self.judge(known))
     }
 
+    /// Counts the sessions that are so.
+    pub fn count(&self, liveness: Liveness) -> u64 {
+        let known = self.known();
+        known.values().map(|known| u64::from(self.judge(known) == liveness)).sum()
+    }
+
     /// Returns the sessions whose beats should be looked at: those not heard of late, or all that are not fenced.
     pub fn to_look_at(&self, all: bool) -> Vec<SessionId> {
         self.known()

@@ -38,6 +38,7 @@ pub async fn run(
     let service = HubServer::new(HubService::new(Arc::clone(&hub)))
         .max_decoding_message_size(proto::client::MAX_MESSAGE_BYTES);
     let serving = tonic::transport::Server::builder()
+        .layer(proto::metrics::Calls::new(hub.metrics.clone()))
         .add_service(service)
         .serve_with_incoming_shutdown(proto::server::incoming(listener), stop.clone().cancelled_owned());
     let mut serving = tokio::spawn(serving);

@@ -120,6 +120,11 @@ pub fn stored(record: &Record) -> hub::Volume {
         domain: record.domain.to_string(),
         attributes: record.attributes.clone().into_iter().collect(),
         branches: record.branches.iter().map(|(name, tip)| (name.clone(), tip.to_string())).collect(),
+        takeover: record.taken_over().map(|takeover| hub::Takeover {
+            from_node: text(takeover.node.as_ref()),
+            last_durable: takeover.durable.map(timestamp),
+            taken: Some(timestamp(takeover.taken)),
+        }),
         ..hub::Volume::default()
     }
 }
@@ -128,7 +133,10 @@ pub fn stored(record: &Record) -> hub::Volume {
 pub fn with_owner(mut described: hub::Volume, seen: &OwnerSeen) -> hub::Volume {
     let (health, detail) = health(&described, seen);
     described.health = health.into();
-    described.detail = detail;
+    described.detail = match &described.takeover {
+        Some(takeover) if detail.is_empty() => taken_over(takeover),
+        Some(_) | None => detail,
+    };
     if !matches!(seen.liveness, Some(Liveness::Live | Liveness::Suspect | Liveness::Dead)) {
         described.node.clear();
         described.session.clear();
@@ -147,6 +155,17 @@ pub fn with_owner(mut described: hub::Volume, seen: &OwnerSeen) -> hub::Volume {
         described.last_sync = Some(synced);
     }
     described
+}
+
+fn taken_over(takeover: &hub::Takeover) -> String {
+    let from = &takeover.from_node;
+    match takeover.last_durable {
+        Some(durable) => {
+            let durable = proto::convert::time(durable);
+            format!("taken over from {from}: what was written there after {durable} is not in it")
+        }
+        None => format!("taken over from {from}, where nothing of it was durable"),
+    }
 }
 
 /// Describes an entry of a record.

@@ -65,6 +65,7 @@ pub use opensail::{files::v1 as files, hub::v1 as hub, node::v1 as node};
 
 pub mod client;
 pub mod convert;
+pub mod metrics;
 pub mod server;
 pub mod settings;
 pub mod status;

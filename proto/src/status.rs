@@ -23,8 +23,15 @@ pub fn code(kind: Kind) -> Code {
     }
 }
 
-/// Returns what a status asks of its caller.
-pub fn kind(code: Code) -> Kind {
+/// Returns what a status asks of its caller. One that this process's transport made up because the peer's answer did not
+/// come, whatever code it chose, says that the peer is away.
+pub fn kind(status: &Status) -> Kind {
+    use std::error::Error as _;
+    let made_here = status.source().is_some() && matches!(status.code(), Code::Internal | Code::Cancelled);
+    if made_here { Kind::Unavailable } else { kind_of_code(status.code()) }
+}
+
+fn kind_of_code(code: Code) -> Kind {
     match code {
         Code::InvalidArgument => Kind::InvalidArgument,
         Code::OutOfRange => Kind::OutOfRange,
@@ -39,7 +46,9 @@ pub fn kind(code: Code) -> Kind {
         Code::PermissionDenied | Code::Unauthenticated => Kind::PermissionDenied,
         Code::DataLoss => Kind::DataLoss,
         Code::Unimplemented => Kind::Unimplemented,
-        Code::Ok | Code::Unknown | Code::Internal => Kind::Internal,
+        // No server of ours says Unknown: it is the transport's word for a stream that ended without a status.
+        Code::Unknown => Kind::Unavailable,
+        Code::Ok | Code::Internal => Kind::Internal,
     }
 }
 
@@ -85,7 +94,19 @@ mod tests {
             Kind::Unimplemented,
             Kind::Internal,
         ] {
-            assert_eq!(kind(code(sent)), sent);
+            assert_eq!(kind(&Status::new(code(sent), "")), sent);
         }
+    }
+
+    #[test]
+    fn an_answer_that_did_not_come_may_come_yet() {
+        let broken = || -> Box<dyn std::error::Error + Send + Sync> { "transport error".into() };
+        assert_eq!(kind(&Status::from_error(broken())), Kind::Unavailable);
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert_eq!(kind(&Status::from_error(Box::new(reset))), Kind::Unavailable);
+        let mut made_here = Status::internal("h2 protocol error");
+        assert_eq!(kind(&made_here), Kind::Internal, "a server said so");
+        made_here.set_source(broken().into());
+        assert_eq!(kind(&made_here), Kind::Unavailable);
     }
 }

@@ -148,7 +148,7 @@ impl Run {
             Ok(answer) => answer,
             Err(status) => {
                 // A daemon that was restarted in an earlier step may still be telling what it holds.
-                let may_pass = proto::status::kind(status.code()).is_retryable();
+                let may_pass = proto::status::kind(&status).is_retryable();
                 ensure!(
                     may_pass || !victims.is_empty(),
                     "{op:?} {volume} failed with nothing killed: {status}"

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use types::{Birth, Change, Epoch, SessionId, VolumeId};
+use types::{Birth, Change, Epoch, SessionId, Timestamp, VolumeId};
 
 use super::publish::is_released;
 use crate::entry::Tips;
 use crate::error::Error;
 use crate::guard::{Claim, Known};
-use crate::record::{self, Record, State};
+use crate::record::{self, Record, State, Takeover};
 use crate::session::{self, Operation, Session};
 use crate::store::{Store, Stored};
 use crate::update::{Next, update};
@@ -65,10 +65,13 @@ pub async fn acquire(
     let mut fenced: BTreeSet<SessionId> = BTreeSet::new();
     let mut attempted: Option<(Birth, Epoch)> = None;
     let mut from = None;
+    let mut time = None;
     let mut rounds = 0;
     let changed = loop {
         let changed = update(session.store(), Some(&operation), id, |current| {
             let record = &current.value;
+            session.observe(current.modified);
+            let time = *time.get_or_insert_with(|| session.store_time());
             super::check_volume(record)?;
             if record.state != State::Live {
                 return Err(Error::WrongState { id: id.clone(), state: record.state });
@@ -88,6 +91,7 @@ pub async fn acquire(
                 return Err(Error::HeadMoved { id: id.clone() });
             }
             let mut next = record.clone();
+            next.takeover = takeover(record, session, time);
             next.owner = Some(session.id());
             next.node = Some(session.node().clone());
             next.epoch = record.epoch.next();
@@ -112,6 +116,20 @@ pub async fn acquire(
     Ok(Change::Made(acquired(changed.into_inner())))
 }
 
+/// What the record says of how `session` gets the volume: from another pool's session, or from nobody after it was taken
+/// from one. A pool that takes its own volume again has everything that it wrote.
+fn takeover(record: &Record, session: &Session, time: Timestamp) -> Option<Box<Takeover>> {
+    let me = session.id();
+    match (record.owner, &record.takeover) {
+        (Some(owner), _) if owner.pool != me.pool => Some(record.taken_from(owner, Some(me), time)),
+        (None, Some(away)) if away.by.is_none() && away.epoch == record.epoch => {
+            let away = Takeover::clone(away);
+            Some(Box::new(Takeover { by: Some(me), epoch: record.epoch.next(), ..away }))
+        }
+        (_, before) => before.clone(),
+    }
+}
+
 /// Takes a volume from a fenced session and gives it to nobody: U(owner = it → none, epoch+1).
 pub async fn unseat(
     store: &Store,
@@ -127,7 +145,8 @@ pub async fn unseat(
         if record.owner != Some(*fenced) {
             return Ok(Next::Already);
         }
-        Ok(Next::Write(Record { owner: None, epoch: record.epoch.next(), ..record.clone() }))
+        let takeover = Some(record.taken_from(*fenced, None, store.clock().now()));
+        Ok(Next::Write(Record { owner: None, epoch: record.epoch.next(), takeover, ..record.clone() }))
     })
     .await
 }

@@ -40,6 +40,12 @@ pub enum Error {
     /// No node that may hold it is live.
     #[error("no node that may hold the volume is live; `sailctl nodes` shows which are")]
     NoNode,
+    /// The node is known, and is not heard.
+    #[error("{node} is not live; the call succeeds when it is back")]
+    NodeAway {
+        /// Which.
+        node: String,
+    },
     /// A list token that this driver did not make.
     #[error("starting_token {token:?} is not one of this list; start again without one")]
     Token {
@@ -70,6 +76,14 @@ pub enum Error {
         /// Which.
         volume: VolumeId,
         /// Where.
+        node: String,
+    },
+    /// The volume is pinned to another node.
+    #[error("{volume} is pinned to {node} (mobility: pinned), and is published nowhere else")]
+    Pinned {
+        /// Which.
+        volume: VolumeId,
+        /// Where it may be.
         node: String,
     },
     /// The volume is published there in another way.
@@ -165,6 +179,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The address of the metrics cannot be had.
+    #[error("cannot listen on {address}; choose another --metrics")]
+    Listen {
+        /// What was asked for.
+        address: String,
+        /// The system's words.
+        #[source]
+        source: std::io::Error,
+    },
     /// Somebody removed the socket's file: kubelet cannot find it any more, so the process ends and makes it anew.
     #[error("{} is gone: ending, to be started again with a new one", .path.display())]
     SocketGone {
@@ -189,13 +212,17 @@ impl Classify for Error {
             Self::Capability { .. } | Self::Parameter { .. } => Kind::InvalidArgument,
             Self::Capacity { .. } => Kind::OutOfRange,
             Self::NoRoom { .. } | Self::NodeFull { .. } => Kind::ResourceExhausted,
-            Self::NoNode | Self::Socket { .. } | Self::SocketGone { .. } | Self::Serve(_) => {
-                Kind::Unavailable
-            }
+            Self::NoNode
+            | Self::NodeAway { .. }
+            | Self::Socket { .. }
+            | Self::Listen { .. }
+            | Self::SocketGone { .. }
+            | Self::Serve(_) => Kind::Unavailable,
             Self::Token { .. } | Self::UnderWay { .. } => Kind::Aborted,
             Self::NotFound { .. } => Kind::NotFound,
             Self::Different { .. } | Self::PublishedOtherwise { .. } => Kind::AlreadyExists,
             Self::PublishedAt { .. }
+            | Self::Pinned { .. }
             | Self::StillMounted { .. }
             | Self::SingleWriter { .. }
             | Self::StaleEpoch { .. }
@@ -207,7 +234,7 @@ impl Classify for Error {
                 Some(errno) => types::errno_kind(errno),
                 None => Kind::Internal,
             },
-            Self::Status(status) => proto::status::kind(status.code()),
+            Self::Status(status) => proto::status::kind(status),
         }
     }
 }

@@ -178,7 +178,7 @@ impl Classify for Error {
         match self {
             Self::Target(_) | Self::Usage { .. } => Kind::InvalidArgument,
             Self::State { .. } => Kind::FailedPrecondition,
-            Self::Call { status, .. } => proto::status::kind(status.code()),
+            Self::Call { status, .. } => proto::status::kind(status),
             Self::Local { source, .. } => {
                 let kind = source.kind();
                 let there = kind == io::ErrorKind::NotFound || kind == io::ErrorKind::AlreadyExists;

@@ -32,7 +32,7 @@ impl Classify for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Address { .. } => Kind::InvalidArgument,
-            Self::Hub { status, .. } => proto::status::kind(status.code()),
+            Self::Hub { status, .. } => proto::status::kind(status),
             Self::Answer(_) => Kind::Internal,
         }
     }
