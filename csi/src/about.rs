@@ -9,6 +9,7 @@ use types::Birth;
 
 use crate::error::Error;
 use crate::layout;
+use crate::quota_class::QuotaClass;
 
 /// The facts of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct About {
     /// It was made while its record was begun, so nobody was told of it yet. Where there is no such record it goes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unborn: bool,
+    /// What happens at the limit.
+    #[serde(default)]
+    pub class: QuotaClass,
 }
 
 impl About {
@@ -57,7 +61,8 @@ impl About {
 
     /// The limit that the kernel keeps.
     pub fn kernel_limit(&self) -> Option<u64> {
-        self.limit_bytes.map(|limit| limit.saturating_add_signed(self.offset_bytes))
+        let stop = self.limit_bytes.and_then(|limit| self.class.stop_bytes(limit));
+        stop.map(|stop| stop.saturating_add_signed(self.offset_bytes))
     }
 
     /// What of the group's usage counts for the volume.
@@ -100,7 +105,14 @@ mod tests {
     use super::*;
 
     fn about(limit_bytes: Option<u64>, offset_bytes: i64) -> About {
-        About { birth: Birth::random(), group: Some(7), limit_bytes, offset_bytes, unborn: offset_bytes < 0 }
+        About {
+            birth: Birth::random(),
+            group: Some(7),
+            limit_bytes,
+            offset_bytes,
+            unborn: offset_bytes < 0,
+            class: QuotaClass::Hard,
+        }
     }
 
     #[test]
@@ -122,5 +134,8 @@ mod tests {
         assert_eq!(there.kernel_limit().unwrap() - 70, 60);
         assert_eq!(there.charge(70), 40);
         assert_eq!(about(None, 30).kernel_limit(), None);
+        let burst = About { class: QuotaClass::Burst, ..there.clone() };
+        assert_eq!(burst.kernel_limit(), Some(125 + 30));
+        assert_eq!(About { class: QuotaClass::Soft, ..there }.kernel_limit(), None);
     }
 }

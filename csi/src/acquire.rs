@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::local;
 use crate::materialise::Staged;
 use crate::node::Node;
+use crate::quota_class::QuotaClass;
 use crate::volume::{Base, Facts, Head, Standing, Volume};
 
 /// How often the head may move while it is being materialised before the caller is told.
@@ -152,6 +153,11 @@ impl Node {
             }
         };
         let record = acquired.record.value;
+        if let Some(takeover) = record.taken_over() {
+            crate::metrics::taken_over(self, takeover);
+            tracing::warn!(volume = %id, from = %takeover.from, window = ?takeover.window(),
+                "taken over: what its owner had not made durable is not in it");
+        }
         let facts = Facts {
             standing: Standing::Owned { session: session.id(), epoch: acquired.claim.epoch },
             head: Some(head),
@@ -209,6 +215,7 @@ impl Node {
             limit_bytes: record.quota.limit_bytes,
             offset_bytes: 0,
             unborn: false,
+            class: QuotaClass::of(&record.attributes),
         };
         // Its commit also writes what was restored, so that the charge is known and the volume whole before it is ours.
         let taken = self.take_staged(id, &about, &staged.name).await?;

@@ -89,6 +89,10 @@ pub struct NodeConfig {
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
     pub beat: Duration,
 
+    /// Where `GET /metrics` is answered, in plain text to whoever asks; without it nowhere.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics: Option<String>,
+
     /// The CSI services of this node.
     #[command(flatten)]
     pub csi: crate::csi::serve::NodeSocket,

@@ -17,6 +17,7 @@ use crate::layout::STAGING;
 use crate::local::{self, Taken};
 use crate::materialise::Staged;
 use crate::node::Node;
+use crate::quota_class::QuotaClass;
 use crate::volume::{Base, Facts, Head, Standing, Volume};
 
 /// What is to be made.
@@ -112,6 +113,7 @@ impl Node {
             limit_bytes: request.limit_bytes,
             offset_bytes: 0,
             unborn: false,
+            class: QuotaClass::of(&request.attributes),
         };
         let claim = Claim::of(&record.value);
         let finished = self.finish(&operation, record, &mut about, staged, source.as_ref()).await;

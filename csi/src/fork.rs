@@ -20,6 +20,7 @@ use crate::layout::{BASE, DATA, Place, SNAP, VOLUMES};
 use crate::local;
 use crate::node::Node;
 use crate::pool::remove_tree;
+use crate::quota_class::QuotaClass;
 use crate::shelf::Loan;
 use crate::volume::{Base, Volume};
 
@@ -51,7 +52,7 @@ impl Node {
         self.shelf().rebase(&request.id, Some(&place));
         let (begun, planted) = tokio::join!(
             self.begin(session, request, Some(source), birth),
-            self.plant(&request.id, birth, request.limit_bytes, &place)
+            self.plant(request, birth, &place)
         );
         let planted = match planted {
             Ok(Some(planted)) => planted,
@@ -100,13 +101,19 @@ impl Node {
 
     async fn plant(
         &self,
-        id: &VolumeId,
+        request: &CreateRequest,
         birth: Birth,
-        limit_bytes: Option<u64>,
         from: &Place,
     ) -> Result<Option<Planted>, Error> {
-        let about = About { birth, group: None, limit_bytes, offset_bytes: 0, unborn: true };
-        let (id, from, quota) = (id.clone(), from.clone(), self.pool().has_quota());
+        let about = About {
+            birth,
+            group: None,
+            limit_bytes: request.limit_bytes,
+            offset_bytes: 0,
+            unborn: true,
+            class: QuotaClass::of(&request.attributes),
+        };
+        let (id, from, quota) = (request.id.clone(), from.clone(), self.pool().has_quota());
         let planted = self.pool().run(move |root| plant(root, &id, about, &from, quota)).await?;
         if planted.as_ref().is_some_and(|planted| planted.roots.len() > 1) {
             // What was put into the snapshot after the kernel had taken it is not in its commit.

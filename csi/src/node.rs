@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use btrfs::GroupId;
 use cas::tree::{Cache, Reader};
 use cas::{Session, Store};
+use proto::metrics::Metrics;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,7 @@ pub struct Node {
     stop: CancellationToken,
     store_trouble: Mutex<String>,
     spare_groups: Mutex<BTreeSet<GroupId>>,
+    metrics: Metrics,
 }
 
 impl Node {
@@ -65,6 +67,7 @@ impl Node {
             stop: CancellationToken::new(),
             store_trouble: Mutex::default(),
             spare_groups: Mutex::default(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -111,6 +114,11 @@ impl Node {
     /// The pool's snapshots.
     pub fn shelf(&self) -> &Shelf {
         &self.shelf
+    }
+
+    /// What it tells Prometheus.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Ends when the node stops.
@@ -193,6 +201,12 @@ impl Node {
     /// Notes a quota group that goes when the cleaner is done with its members.
     pub(crate) fn add_spare_group(&self, group: GroupId) {
         self.spare_groups.lock().expect("no code panics while it holds this lock").insert(group);
+    }
+
+    /// How many quota groups are to be removed.
+    pub(crate) fn spare_group_count(&self) -> u64 {
+        let spare = self.spare_groups.lock().expect("no code panics while it holds this lock");
+        u64::try_from(spare.len()).unwrap_or(u64::MAX)
     }
 
     /// The quota groups that are to be removed. The caller adds back those that cannot be yet.

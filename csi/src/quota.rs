@@ -9,6 +9,7 @@ use crate::about::About;
 use crate::error::Error;
 use crate::local;
 use crate::node::Node;
+use crate::quota_class::QuotaClass;
 use crate::volume::Volume;
 
 impl Node {
@@ -49,18 +50,48 @@ impl Node {
             }
             lifecycle::set_quota(node.store(), &volume.id, limit_bytes).await?;
             let about = About { limit_bytes, ..volume.facts().about };
-            let (id, facts) = (volume.id.clone(), about.clone());
-            node.pool()
-                .run(move |root| {
-                    local::limit(root, &facts, facts.kernel_limit())?;
-                    local::set_about(root, &id, &facts)
-                })
-                .await?;
-            node.pool().commit().await?;
-            volume.update(|facts| facts.about = about);
-            node.volumes().touch(&volume.id);
+            node.hold_to(&volume, about).await?;
             Ok(volume)
         })
         .await
+    }
+
+    /// Lets the class that the record says hold here.
+    ///
+    /// # Errors
+    /// Another operation has the volume, or the pool failed.
+    pub async fn set_quota_class(
+        self: &Arc<Self>,
+        volume: &Arc<Volume>,
+        class: QuotaClass,
+    ) -> Result<(), Error> {
+        if volume.facts().about.class == class {
+            return Ok(());
+        }
+        let guard = self.locks().try_acquire(&volume.id, "set quota class")?;
+        let (node, volume) = (Arc::clone(self), Arc::clone(volume));
+        self.detached("set quota class", async move {
+            let _guard = guard;
+            let about = About { class, ..volume.facts().about };
+            node.hold_to(&volume, about).await?;
+            tracing::info!(volume = %volume.id, class = class.as_str(), "quota class set");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes the kernel keep what `about` says, then notes it.
+    async fn hold_to(&self, volume: &Volume, about: About) -> Result<(), Error> {
+        let (id, facts) = (volume.id.clone(), about.clone());
+        self.pool()
+            .run(move |root| {
+                local::limit(root, &facts, facts.kernel_limit())?;
+                local::set_about(root, &id, &facts)
+            })
+            .await?;
+        self.pool().commit().await?;
+        volume.update(|facts| facts.about = about);
+        self.volumes().touch(&volume.id);
+        Ok(())
     }
 }

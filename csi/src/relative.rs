@@ -111,6 +111,7 @@ impl Node {
             limit_bytes: record.quota.limit_bytes,
             offset_bytes: 0,
             unborn: false,
+            class: Default::default(),
         };
         let staged = self.materialise(&record, &head.tree, None).await?;
         let taken = self.take_staged(id, &about, &staged.name).await;

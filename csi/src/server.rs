@@ -6,6 +6,7 @@ use std::time::Duration;
 use cas::Store;
 use cas::objects::{StoreUrl, probe};
 use proto::files::files_server::FilesServer;
+use proto::metrics::Calls;
 use proto::node::groups_server::GroupsServer;
 use proto::node::node_server::NodeServer;
 use proto::node::settings_server::SettingsServer;
@@ -76,6 +77,7 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, stop: CancellationTok
     let limit = proto::client::MAX_MESSAGE_BYTES;
     let settings = SettingsKeeper::new(Arc::clone(&node));
     let routes = tonic::transport::Server::builder()
+        .layer(Calls::new(node.metrics().clone()))
         .add_service(NodeServer::new(NodeService::new(Arc::clone(&node))).max_decoding_message_size(limit))
         .add_service(SettingsServer::new(settings.clone()).max_decoding_message_size(limit))
         .add_service(GroupsServer::new(NodeService::new(Arc::clone(&node))).max_decoding_message_size(limit))
@@ -86,6 +88,12 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, stop: CancellationTok
         doing: "making the CSI socket",
         source: std::io::Error::other(error),
     })?;
+    crate::metrics::begin(&node);
+    if let Some(address) = node.config().metrics.clone() {
+        let unusable = |source| Error::Listen { address: address.clone(), source };
+        let listener = TcpListener::bind(&address).await.map_err(unusable)?;
+        node.tasks().spawn(crate::metrics::serve(Arc::clone(&node), listener));
+    }
     if let Some(hub) = node.config().hub.clone()
         && node.require_own_store().is_ok()
     {

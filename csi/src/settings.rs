@@ -12,13 +12,14 @@ use futures::StreamExt as _;
 use proto::convert::required;
 use proto::node::settings_server::Settings;
 use proto::node::{ApplySettingsRequest, ApplySettingsResponse};
-use proto::settings::{COMPRESSION, SYNC_INTERVAL};
+use proto::settings::{COMPRESSION, QUOTA_CLASS, SYNC_INTERVAL};
 use tonic::{Request, Response, Status};
 use types::{Classify as _, Epoch, Kind, VolumeId};
 
 use crate::error::Error;
 use crate::local;
 use crate::node::Node;
+use crate::quota_class::QuotaClass;
 use crate::sync::SyncRequest;
 use crate::volume::{Standing, Volume};
 
@@ -37,7 +38,7 @@ const DEEPEST: usize = 128;
 /// The property that btrfs keeps for a file or directory, and new things in a directory inherit.
 const PROPERTY: &str = "btrfs.compression";
 
-/// Checks a setting as people write it (`compression`, `syncInterval`), and answers the attribute that keeps it.
+/// Checks a setting as people write it (`compression`, `syncInterval`, `quotaClass`), and answers the attribute that keeps it.
 ///
 /// # Errors
 /// It is unknown, or does not take the value; in words that follow `parameter "x": `.
@@ -48,7 +49,11 @@ pub fn attribute(key: &str, value: &str) -> Result<&'static str, String> {
             _ => Err(format!("is zstd, lzo, zlib, none or default, not {value:?}")),
         },
         "syncInterval" => sync_interval(value).map(|_| SYNC_INTERVAL),
-        _ => Err("is not known; compression and syncInterval are".to_owned()),
+        "quotaClass" => match QuotaClass::parse(value) {
+            Some(_) => Ok(QUOTA_CLASS),
+            None => Err(format!("is hard, burst or soft, not {value:?}")),
+        },
+        _ => Err("is not known; compression, syncInterval and quotaClass are".to_owned()),
     }
 }
 
@@ -128,6 +133,7 @@ impl SettingsKeeper {
         // What somebody wrote past the checks changes nothing.
         let interval = attributes.get(SYNC_INTERVAL).and_then(|value| sync_interval(value).ok()).flatten();
         volume.update(|facts| facts.sync_interval = interval);
+        self.node.set_quota_class(volume, QuotaClass::of(&attributes)).await?;
         let mut changed = 0;
         if let Some(value) = attributes.get(COMPRESSION)
             && attribute("compression", value).is_ok()
@@ -225,6 +231,8 @@ mod tests {
             ("syncInterval", "default", Some(SYNC_INTERVAL)),
             ("syncInterval", "10ms", None),
             ("syncInterval", "often", None),
+            ("quotaClass", "burst", Some(QUOTA_CLASS)),
+            ("quotaClass", "gold", None),
             ("colour", "red", None),
         ] {
             assert_eq!(attribute(key, value).ok(), expected, "{key}={value}");

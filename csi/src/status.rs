@@ -47,10 +47,19 @@ impl Node {
             (Health::Healthy, Some("release")) => Health::Moving,
             (Health::Healthy, _) if facts.restart_to_see_it => Health::RestartToSeeIt,
             (Health::Healthy, _) if !facts.trouble.is_empty() => Health::Behind,
+            (Health::Healthy, _) if is_over(&facts.about, used) => Health::Degraded,
             (health, _) => health,
         };
         let detail = match &facts.standing {
             Standing::Quarantined { reason } => reason.clone(),
+            Standing::Owned { .. } if facts.trouble.is_empty() && is_over(&facts.about, used) => {
+                format!(
+                    "over its capacity: {} of {} are used, quota class {}",
+                    size(used),
+                    size(facts.about.limit_bytes.unwrap_or(0)),
+                    facts.about.class.as_str()
+                )
+            }
             Standing::Owned { .. } | Standing::Fenced { .. } | Standing::Relative => facts.trouble.clone(),
         };
         let origin = facts.origin.as_ref().map(|origin| node::Origin {
@@ -218,6 +227,11 @@ impl Node {
             zone: self.config().zone.clone(),
         })
     }
+}
+
+/// Whether more is used than the capacity. In the hard class that is a limit set below what was there.
+fn is_over(about: &crate::about::About, used_bytes: u64) -> bool {
+    about.limit_bytes.is_some_and(|limit| used_bytes > limit)
 }
 
 fn size(bytes: u64) -> types::ByteSize {

@@ -19,6 +19,7 @@ use crate::changes::changes;
 use crate::error::Error;
 use crate::layout::Place;
 use crate::local::{self, Marks, Taken};
+use crate::metrics;
 use crate::node::Node;
 use crate::volume::{Base, Facts, Head, Standing, Volume};
 
@@ -169,6 +170,7 @@ impl Node {
             sync.publish(live, taken).await
         };
         let result = Box::pin(publish).await;
+        metrics::synced(self, &result, started.elapsed());
         if let Err(error) = &result {
             let (id, name) = (volume.id.clone(), taken.name.clone());
             if let Err(undo) = self.pool().run(move |root| local::drop_taken(root, &id, &name)).await {

@@ -9,15 +9,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
+use cas::objects::{CallKind, Fault};
 use common::{TestPool, has_btrfs, head, id, live, request, stop, store};
 use csi::create::CreateRequest;
 use csi::csi::DRIVER;
+use csi::csi::identity::{Plugin, Readiness};
 use csi::csi::node::{CsiNode, NodeOptions};
 use csi::node::Node;
 use nix::mount::{MsFlags, mount};
 use proptest::prelude::*;
 use proto::csi::v1 as api;
+use proto::csi::v1::identity_server::Identity as _;
 use proto::csi::v1::node_server::Node as _;
 use proto::csi::v1::volume_capability::access_mode::Mode;
 use proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
@@ -110,7 +114,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unpublishing_a_stack_of_mounts_loses_nothing_w08() {
+async fn defect1_w21_demand02_unpublish_never_deletes_data() {
     if !has_btrfs() {
         return;
     }
@@ -157,7 +161,7 @@ async fn unpublishing_a_stack_of_mounts_loses_nothing_w08() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn read_only_is_read_only_and_flags_are_set() {
+async fn w45_read_only_is_read_only_and_flags_are_set() {
     if !has_btrfs() {
         return;
     }
@@ -204,7 +208,7 @@ async fn read_only_is_read_only_and_flags_are_set() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_single_writer_is_alone() {
+async fn demand09_a_single_writer_is_alone() {
     if !has_btrfs() {
         return;
     }
@@ -233,7 +237,7 @@ async fn a_single_writer_is_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stats_are_the_volumes_and_the_limit_holds() {
+async fn defect4_demand08_stats_are_the_volumes_and_the_limit_holds() {
     if !has_btrfs() {
         return;
     }
@@ -286,7 +290,7 @@ print(0, written)
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_nested_subvolume_of_a_user_does_not_escape_the_limit() {
+async fn demand04_a_nested_subvolume_of_a_user_does_not_escape_the_limit() {
     if !has_btrfs() {
         return;
     }
@@ -312,7 +316,7 @@ async fn a_nested_subvolume_of_a_user_does_not_escape_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn staging_takes_a_volume_that_sleeps_and_unstaging_makes_it_durable() {
+async fn demand07_staging_takes_what_sleeps_refuses_a_stale_epoch_and_unstaging_makes_durable() {
     if !has_btrfs() {
         return;
     }
@@ -392,7 +396,7 @@ async fn an_inline_volume_comes_and_goes_with_its_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_group_is_cut_in_one_transaction() {
+async fn demand09_a_group_is_cut_in_one_transaction() {
     if !has_btrfs() {
         return;
     }
@@ -432,8 +436,133 @@ async fn a_group_is_cut_in_one_transaction() {
     stop(node).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect2_w08_publish_mounts_only_what_this_node_owns_under_its_own_name() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    a.create(request("vol-1")).await.unwrap();
+    let kubelet = Kubelet::new(&a);
+    // The directory that the predecessor would have mounted: `<pool>/volumes/../../bait`.
+    let bait = pool_a.dir.path().join("bait");
+    std::fs::create_dir(&bait).unwrap();
+    for handle in ["../../bait", "vol-1/../../../bait", "vol-1/data", "..", "/etc"] {
+        assert_eq!(kubelet.publish(kubelet.publish_request(handle, "t")).await, Code::NotFound, "{handle}");
+    }
+    // A volume whose place was lost is a directory of that name and nothing to mount: neither while its session thinks
+    // that it lives, nor after.
+    std::fs::write(live(&a, "vol-1").join("work"), "done").unwrap();
+    a.sync(&id("vol-1"), csi::sync::SyncRequest::plain()).await.unwrap();
+    cas::session::fence(&store, &a.session_id().unwrap()).await.unwrap();
+    b.acquire(&id("vol-1"), false).await.unwrap();
+    a.beat(false).await.unwrap();
+    let publication = kubelet.publish(kubelet.publish_request("vol-1", "t")).await;
+    assert!(matches!(publication, Code::NotFound | Code::FailedPrecondition), "{publication:?}");
+    // A copy that is only kept near is none either.
+    a.prefetch(&id("vol-1")).await.unwrap();
+    let publication = kubelet.publish(kubelet.publish_request("vol-1", "t")).await;
+    assert!(matches!(publication, Code::NotFound | Code::FailedPrecondition), "{publication:?}");
+    assert!(mounts_below(kubelet.dir.path()).is_empty());
+    drop(kubelet);
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_pass_is_never_a_final_code_and_the_retry_goes_on() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    a.create(request("vol-1")).await.unwrap();
+    common::fill(&live(&a, "vol-1"));
+    a.release(&id("vol-1"), false).await.unwrap();
+    let kubelet = Kubelet::new(&b);
+    let stage = || {
+        Request::new(api::NodeStageVolumeRequest {
+            volume_id: "vol-1".to_owned(),
+            staging_target_path: kubelet.target("staging").display().to_string(),
+            volume_capability: capability(Mode::SingleNodeWriter, &[]),
+            ..Default::default()
+        })
+    };
+    // The store does not answer for the packs: kubelet's patience ends, the work goes on.
+    faults.every(CallKind::GetRange, "pack/", Fault::Delay(Duration::from_millis(400)));
+    let first = tokio::time::timeout(Duration::from_millis(200), kubelet.service.node_stage_volume(stage()));
+    first.await.unwrap_err();
+    // The retry is told that it does, and another volume does not wait for it.
+    assert_eq!(code(kubelet.service.node_stage_volume(stage()).await), Code::Aborted);
+    b.create(request("vol-2")).await.unwrap();
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-2", "t")).await, Code::Ok);
+    assert_eq!(kubelet.unpublish("vol-2", "t").await, Code::Ok);
+    let mut codes = Vec::new();
+    for _ in 0..600 {
+        codes.push(code(kubelet.service.node_stage_volume(stage()).await));
+        if codes.last() == Some(&Code::Ok) {
+            break;
+        }
+        assert_eq!(codes.last(), Some(&Code::Aborted));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(codes.last(), Some(&Code::Ok), "{codes:?}");
+    faults.heal();
+    // The store is away: nothing of that is final.
+    b.release(&id("vol-1"), false).await.unwrap();
+    faults.plan(|_| Fault::Unavailable);
+    let away = code(kubelet.service.node_stage_volume(stage()).await);
+    assert_eq!(away, Code::Unavailable);
+    faults.heal();
+    assert_eq!(code(kubelet.service.node_stage_volume(stage()).await), Code::Ok);
+    drop(kubelet);
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect7_demand08_probe_says_no_when_the_pool_cannot_be_written() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    // The pool's file lies on a disk that is smaller than it thinks: the kernel gives up writing in the middle.
+    let mut disk = Command::new("mount");
+    disk.args(["-t", "tmpfs", "-o", "size=300M", "disk"]).arg(pool.dir.path());
+    assert!(disk.status().unwrap().success());
+    let node = pool.start(&store).await;
+    let readiness = Readiness::Node { node: Arc::clone(&node), hub: None };
+    let plugin = Plugin::new(DRIVER.to_owned(), readiness);
+    let ready = async || plugin.probe(Request::new(api::ProbeRequest {})).await.unwrap().into_inner().ready;
+    assert_eq!(ready().await, Some(true));
+    node.create(CreateRequest { limit_bytes: None, ..request("vol-1") }).await.unwrap();
+    let file = live(&node, "vol-1").join("noise");
+    let mut said = Some(true);
+    for _ in 0..40 {
+        let failed = std::fs::write(&file, noise(64 << 20)).is_err();
+        // Metadata has to be written for the kernel to notice.
+        Command::new("sync").arg("-f").arg(node.pool().path()).status().unwrap();
+        drop(std::fs::create_dir(live(&node, "vol-1").join(format!("d{failed}"))));
+        drop(std::fs::rename(&file, file.with_extension(ulid::Ulid::generate().to_string())));
+        said = ready().await;
+        if said == Some(false) {
+            break;
+        }
+    }
+    assert_eq!(said, Some(false));
+    drop(plugin);
+    node.stop().cancel();
+    common::drop_node(node).await;
+    Command::new("umount").arg("-l").arg(pool.mount()).status().unwrap();
+    assert!(Command::new("umount").arg("-l").arg(pool.dir.path()).status().unwrap().success());
+}
+
 #[test]
-fn hostile_ids_and_paths_reach_nothing() {
+fn defect2_demand03_hostile_ids_and_paths_reach_nothing() {
     if !has_btrfs() {
         return;
     }

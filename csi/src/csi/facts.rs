@@ -15,6 +15,8 @@ pub(crate) const PARAMETERS: &str = "csi/parameters";
 pub(crate) const SOURCE: &str = "csi/source";
 /// Where the volume may be used.
 pub(crate) const MOBILITY: &str = "csi/mobility";
+/// The node that a pinned volume is pinned to, wherever it sleeps.
+pub(crate) const PINNED: &str = "csi/pinned";
 /// The claim that it is for.
 pub(crate) const CLAIM: &str = "csi/claim";
 /// The node where it is published. This attribute is the fence: it is set only where it is not there.
@@ -60,8 +62,8 @@ pub(crate) fn volume(driver: &str, volume: &hub::Volume) -> csi::Volume {
         Some(_) | None => None,
     };
     let accessible_topology = match mobility(volume) {
-        Mobility::Pinned if !volume.node.is_empty() => vec![topology(driver, &volume.node)],
-        Mobility::Pinned | Mobility::Floating => Vec::new(),
+        Mobility::Pinned => vec![topology(driver, attribute(volume, PINNED))],
+        Mobility::Floating => Vec::new(),
     };
     csi::Volume {
         capacity_bytes: bytes(volume.quota_bytes),

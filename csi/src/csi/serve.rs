@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use proto::csi::v1::identity_server::IdentityServer;
 use proto::csi::v1::node_server::NodeServer;
+use proto::metrics::Calls;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -59,9 +60,10 @@ pub fn node(node: &Arc<Node>, stop: &CancellationToken) -> Result<(), Error> {
         NodeOptions { driver: options.csi_driver, max_volumes: options.csi_max_volumes },
     );
     let routes = Routes::new(IdentityServer::new(identity)).add_service(NodeServer::new(service));
+    let calls = Calls::new(node.metrics().clone());
     let (ended, stop) = (node.stop().clone(), stop.clone());
     node.tasks().spawn(async move {
-        if let Err(error) = socket.serve(routes, ended).await {
+        if let Err(error) = socket.serve(routes, calls, ended).await {
             tracing::error!(%error, "the CSI socket is lost");
             stop.cancel();
         }
@@ -96,21 +98,21 @@ impl Socket {
         Ok(Self { path: path.to_owned(), listener, inode: (found.dev(), found.ino()) })
     }
 
-    /// Serves `routes` until `stop`.
+    /// Serves `routes` until `stop`, and counts the calls.
     ///
     /// # Errors
     /// [`Error::SocketGone`] where the file vanished or is another one's, or the server failed.
-    pub async fn serve(self, routes: Routes, stop: CancellationToken) -> Result<(), Error> {
+    pub async fn serve(self, routes: Routes, calls: Calls, stop: CancellationToken) -> Result<(), Error> {
         let Self { path, listener, inode } = self;
         tracing::info!(socket = %path.display(), "serving CSI");
         let ending = CancellationToken::new();
         let end = ending.clone();
-        let server = tonic::transport::Server::builder().add_routes(routes).serve_with_incoming_shutdown(
-            UnixListenerStream::new(listener),
-            async move {
+        let server = tonic::transport::Server::builder()
+            .layer(calls)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
                 end.cancelled().await;
-            },
-        );
+            });
         tokio::pin!(server);
         let gone = tokio::select! {
             served = &mut server => return served.map_err(Error::Serve),
@@ -161,7 +163,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("csi.sock");
         let socket = Socket::bind(&path).unwrap();
-        let serving = tokio::spawn(socket.serve(Routes::default(), CancellationToken::new()));
+        let calls = Calls::new(proto::metrics::Metrics::default());
+        let serving = tokio::spawn(socket.serve(Routes::default(), calls, CancellationToken::new()));
         std::fs::remove_file(&path).unwrap();
         let ended = tokio::time::timeout(WATCH * 5, serving).await.unwrap().unwrap();
         assert!(matches!(ended, Err(Error::SocketGone { .. })));

@@ -103,6 +103,7 @@ impl CsiController {
             (facts::PARAMETERS, &parameters.fingerprint()),
             (facts::SOURCE, &source_text),
             (facts::MOBILITY, parameters.mobility.as_str()),
+            (facts::PINNED, if parameters.mobility == Mobility::Pinned { required.as_str() } else { "" }),
             (facts::CLAIM, &parameters.claim),
         ] {
             if !value.is_empty() {

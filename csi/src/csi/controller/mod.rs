@@ -18,6 +18,8 @@ use proto::csi::v1::controller_service_capability::{Rpc, Type, rpc};
 use proto::csi::v1::group_controller_server::GroupController;
 use proto::hub;
 use proto::hub::hub_client::HubClient;
+use proto::metrics::{Calls, Endpoint, Metrics};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Channel;
@@ -42,6 +44,10 @@ pub struct ControllerConfig {
     /// Where the CSI socket is made.
     #[arg(long, value_name = "PATH")]
     pub csi_socket: std::path::PathBuf,
+
+    /// Where `GET /metrics` is answered, in plain text to whoever asks; without it nowhere.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics: Option<String>,
 
     /// The driver's name.
     #[arg(long, value_name = "NAME", default_value = DRIVER)]
@@ -68,7 +74,21 @@ pub async fn run(config: ControllerConfig, stop: CancellationToken) -> Result<()
     let routes = Routes::new(csi::identity_server::IdentityServer::new(identity))
         .add_service(csi::controller_server::ControllerServer::new(controller.clone()))
         .add_service(csi::group_controller_server::GroupControllerServer::new(controller));
-    socket.serve(routes, stop).await
+    let metrics = Metrics::default();
+    if let Some(address) = &config.metrics {
+        let unusable = |source| Error::Listen { address: address.clone(), source };
+        let listener = TcpListener::bind(address).await.map_err(unusable)?;
+        let endpoint = Endpoint { metrics: metrics.clone(), gather: async || () };
+        let (stop, ended) = (stop.clone(), stop.clone());
+        tokio::spawn(async move {
+            let serving = ended.run_until_cancelled(proto::metrics::serve(listener, endpoint));
+            if let Some(Err(error)) = serving.await {
+                tracing::error!(%error, "the metrics are not served any more");
+                stop.cancel();
+            }
+        });
+    }
+    socket.serve(routes, Calls::new(metrics), stop).await
 }
 
 /// The Controller and GroupController services.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use proto::convert::InvalidField;
+use proto::convert::{self, InvalidField};
 use proto::csi::v1 as csi;
 use proto::hub;
 use types::VolumeId;
@@ -17,6 +17,10 @@ use crate::csi::{facts, id};
 
 /// The key that says in a publish context up to when a volume is whole that was taken over from a dead node.
 const LAST_DURABLE: &str = "lastDurable";
+/// The key that says when it was taken over: what was written between the two times is not in it.
+const TAKEN_OVER: &str = "takenOver";
+/// The key that says from which node.
+const TAKEN_FROM: &str = "takenFrom";
 
 /// How often another controller may get in between.
 const ROUNDS: usize = 4;
@@ -37,8 +41,17 @@ impl CsiController {
         let id = id("volume", "volume_id", &request.volume_id)?;
         let node = request.node_id;
         let volume = self.volume(&id).await?;
-        if !self.nodes().await?.iter().any(|known| known.node == node) {
+        // A node has a session for each of its lives.
+        let lives: Vec<_> = self.nodes().await?.into_iter().filter(|known| known.node == node).collect();
+        if lives.is_empty() {
             return Err(Error::NotFound { what: "node", id: node.chars().take(253).collect() });
+        }
+        if !lives.iter().any(|life| life.state() == hub::node::State::Live) {
+            return Err(Error::NodeAway { node });
+        }
+        let pinned = facts::attribute(&volume, facts::PINNED);
+        if !pinned.is_empty() && pinned != node {
+            return Err(Error::Pinned { volume: id, node: pinned.to_owned() });
         }
         self.fence(&id, volume, &node, readonly).await?;
         let request = hub::EnsureCachedRequest {
@@ -50,10 +63,18 @@ impl CsiController {
         let held = held?;
         tracing::info!(volume = %id, %node, epoch = held.epoch, readonly, "published");
         let mut context = HashMap::from([(EPOCH.to_owned(), held.epoch.to_string())]);
-        if held.taken_over {
-            let durable = held.last_durable.map_or_else(|| "unknown".to_owned(), |time| time.to_string());
-            tracing::warn!(volume = %id, %node, last_durable = %durable, "taken over from a dead node; what was written after this time is not in it");
+        // Of the record, so that every retry says the same.
+        let volume = self.volume(&id).await?;
+        if let Some(takeover) = volume.takeover.filter(|_| volume.epoch == held.epoch) {
+            let time = |time: Option<_>| {
+                time.map_or_else(|| "never".to_owned(), |time| convert::time(time).to_string())
+            };
+            let (durable, taken) = (time(takeover.last_durable), time(takeover.taken));
+            tracing::warn!(volume = %id, %node, from = takeover.from_node, last_durable = %durable, %taken,
+                "taken over from a dead node; what was written between these times is not in it");
             context.insert(LAST_DURABLE.to_owned(), durable);
+            context.insert(TAKEN_OVER.to_owned(), taken);
+            context.insert(TAKEN_FROM.to_owned(), takeover.from_node);
         }
         Ok(context)
     }
