@@ -1,5 +1,7 @@
 //! A cluster of the real daemons on this machine, started as a person would start it: by `sailctl dev up`.
 
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, OnceLock};
@@ -15,6 +17,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use types::SystemClock;
 
+use crate::machines::Machines;
 use crate::require;
 use crate::tree::Content;
 
@@ -29,6 +32,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// Further arguments of `dev up`.
     pub arguments: Vec<String>,
+    /// Each node is a machine of its own, with its own mounts.
+    pub machines: bool,
 }
 
 /// A running cluster. Dropping it stops the daemons and takes the pools down.
@@ -38,8 +43,9 @@ pub struct Cluster {
     environment: Vec<(String, String)>,
     nodes: Vec<String>,
     handle: Handle,
+    machines: Option<Machines>,
     /// Keeps a directory of our own until the daemons are gone.
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
 }
 
 /// Ways into a cluster that tasks can share.
@@ -84,17 +90,21 @@ impl Cluster {
             arguments.extend(["--store".to_owned(), store.clone()]);
         }
         arguments.extend(options.arguments.iter().cloned());
-        dev(&directory, &options.environment, &arguments)?;
+        let names: Vec<String> = (1..=nodes).map(|number| format!("node-{number}")).collect();
+        let machines = options.machines.then(|| Machines::start(names.clone())).transpose()?;
+        let sailctl =
+            machines.as_ref().map_or_else(|| binary("sailctl"), |machines| Ok(machines.sailctl()))?;
+        dev(&sailctl, &directory, &options.environment, &arguments)?;
         let context: Value = serde_json::from_slice(&std::fs::read(directory.join("context.json"))?)?;
         let text = |field: &str| context[field].as_str().map(str::to_owned).context("a field of the context");
         let handle = Handle { hub: text("hub")?, store: text("store")?, client: Arc::default() };
-        let names = (1..=nodes).map(|number| format!("node-{number}")).collect();
         Ok(Some(Self {
             directory,
             environment: options.environment,
             nodes: names,
             handle,
-            _temporary: temporary,
+            machines,
+            temporary,
         }))
     }
 
@@ -137,6 +147,7 @@ impl Cluster {
         let log = std::fs::File::create(self.directory.join("controller.log"))?;
         let mut controller = Command::new(binary("opensail-csi")?);
         controller.arg("controller").arg("--hub").arg(&self.handle.hub).arg("--csi-socket").arg(&socket);
+        controller.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let controller = controller.stderr(log).spawn()?;
         for _ in 0..200 {
             if socket.exists() {
@@ -185,8 +196,57 @@ impl Cluster {
         Ok(cas::Store::open(url.connect().await?, Arc::new(SystemClock)).await?)
     }
 
+    /// A path of a node, as this process gets to it.
+    pub fn on(&self, node: &str, path: &Path) -> PathBuf {
+        self.machines.as_ref().map_or_else(|| path.to_owned(), |machines| machines.path(node, path))
+    }
+
+    /// Where a node's pool is mounted, as this process gets to it.
+    pub fn pool(&self, node: &str) -> PathBuf {
+        self.on(node, &self.directory.join(node).join("mnt"))
+    }
+
+    /// A command that runs where a node's mounts are.
+    pub fn command_on(&self, node: &str, program: &str) -> Command {
+        self.machines.as_ref().map_or_else(|| Command::new(program), |all| all.command(node, program))
+    }
+
+    /// The mount points where a node runs, oldest first.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn mounts(&self, node: &str) -> Result<Vec<PathBuf>> {
+        match &self.machines {
+            Some(machines) => machines.mounts(node),
+            None => {
+                let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+                Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect())
+            }
+        }
+    }
+
+    /// What a node tells Prometheus: each line's name with its labels, and its value.
+    ///
+    /// # Errors
+    /// It is no machine of its own, or its daemon does not answer.
+    pub fn metrics(&self, node: &str) -> Result<BTreeMap<String, f64>> {
+        let address = self.machines.as_ref().and_then(|machines| machines.metrics(node));
+        scrape(address.with_context(|| format!("{node} is no machine"))?)
+    }
+
+    /// The log of a daemon.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn log(&self, daemon: &str) -> Result<String> {
+        let log = std::fs::read(self.directory.join(format!("{daemon}.log")))?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
+    }
+
     fn dev(&self, arguments: &[&str]) -> Result<()> {
+        let sailctl = self.machines.as_ref().map_or_else(|| binary("sailctl"), |all| Ok(all.sailctl()))?;
         dev(
+            &sailctl,
             &self.directory,
             &self.environment,
             &arguments.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(),
@@ -199,9 +259,18 @@ impl Drop for Cluster {
         // KEEP=1 leaves the daemons and pools for inspection; `sailctl dev down --purge` ends them.
         if std::env::var("KEEP").is_ok_and(|value| value == "1") {
             eprintln!("kept: {}", self.directory.display());
+            self.machines.iter_mut().for_each(Machines::keep);
+            drop(self.temporary.take().map(tempfile::TempDir::keep));
             return;
         }
-        if let Err(error) = self.dev(&["dev", "down", "--purge"]) {
+        let sailctl = self.machines.as_ref().map_or_else(|| binary("sailctl"), |all| Ok(all.sailctl()));
+        let arguments = ["dev", "down", "--purge"].map(str::to_owned);
+        // The daemons are the last in their namespaces then, and the mounts go with them.
+        if let Some(machines) = &mut self.machines {
+            machines.end();
+        }
+        let down = sailctl.and_then(|sailctl| dev(&sailctl, &self.directory, &self.environment, &arguments));
+        if let Err(error) = down {
             eprintln!("{error:#}");
         }
     }
@@ -271,12 +340,37 @@ impl Handle {
     }
 }
 
+/// Reads what a daemon tells Prometheus.
+///
+/// # Errors
+/// It does not answer, or a line is not what Prometheus reads.
+pub fn scrape(address: &str) -> Result<BTreeMap<String, f64>> {
+    let mut stream = std::net::TcpStream::connect(address).with_context(|| address.to_owned())?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, text) = answer.split_once("\r\n\r\n").context("no head")?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').with_context(|| line.to_owned())?;
+            Ok((name.to_owned(), value.parse()?))
+        })
+        .collect()
+}
+
 fn channel(address: &str) -> Result<Channel, Status> {
     proto::client::channel(address).map_err(|error| Status::internal(format!("{address}: {error}")))
 }
 
-fn dev(directory: &Path, environment: &[(String, String)], arguments: &[String]) -> Result<()> {
-    let mut command = Command::new(binary("sailctl")?);
+fn dev(
+    sailctl: &Path,
+    directory: &Path,
+    environment: &[(String, String)],
+    arguments: &[String],
+) -> Result<()> {
+    let mut command = Command::new(sailctl);
     command.args(arguments).arg("--dir").arg(directory);
     command.envs(environment.iter().map(|(key, value)| (key, value)));
     let output = command.output().with_context(|| format!("{command:?}"))?;

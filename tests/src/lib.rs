@@ -4,6 +4,8 @@
 
 pub mod cluster;
 pub mod figures;
+pub mod kubernetes;
+pub mod machines;
 pub mod outer;
 pub mod require;
 pub mod sail;

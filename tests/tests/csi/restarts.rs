@@ -1,0 +1,211 @@
+//! Daemons that are killed: pods do not notice, and nothing is left over.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use proto::csi::v1::{ListSnapshotsRequest, ListVolumesRequest};
+use rand::RngExt as _;
+use tests::kubernetes::{Kubernetes, create, patiently, snapshot, until};
+use tonic::{Code, Status};
+
+/// How often the daemon under a writer is killed.
+const WRITER_KILLS: u32 = 20;
+
+/// How many rounds of a volume's life are cut by kills; `CSI_KILLS` for more.
+const ROUNDS: u32 = 8;
+
+/// Appends a line and fsyncs it until its standard input ends; prints how many, and the first error.
+const WRITER: &str = r"
+import os, select, sys
+lines = 0
+with open(sys.argv[1] + '/log', 'ab', buffering=0) as log:
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        try:
+            log.write(b'line %d\n' % lines); os.fsync(log.fileno()); lines += 1
+        except OSError as error:
+            print('failed', error); sys.exit(1)
+print(lines)
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demand11_a_writer_does_not_notice_that_its_daemon_is_killed_twenty_times() -> Result<()> {
+    let Some(cluster) = Kubernetes::start_with("csi-writer", 1, Default::default())? else { return Ok(()) };
+    let volume = cluster.create("pvc-1").await?;
+    cluster.attach(&volume, "node-1").await?;
+    let mounts = cluster.cluster.mounts("node-1")?;
+    let mut writer = cluster
+        .cluster
+        .command_on("node-1", "python3")
+        .args(["-c", WRITER])
+        .arg(cluster.target_path("node-1", &volume))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    for kill in 0..WRITER_KILLS {
+        cluster.cluster.kill("node-1")?;
+        // The hub has its turn as well.
+        if kill % 5 == 4 {
+            cluster.cluster.kill("hub")?;
+            cluster.cluster.restart("hub")?;
+        }
+        cluster.cluster.restart("node-1")?;
+        ensure!(writer.try_wait()?.is_none(), "the writer ended at kill {kill}");
+    }
+    drop(writer.stdin.take());
+    let output = writer.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
+    let lines: usize = said.parse().context("a number of lines")?;
+    let log = std::fs::read_to_string(cluster.target("node-1", &volume).join("log"))?;
+    println!("{lines} lines with fsync through {WRITER_KILLS} kills");
+    assert_eq!(log.lines().count(), lines);
+    ensure!(lines > 20, "{lines}");
+    assert_eq!(cluster.cluster.mounts("node-1")?, mounts, "neither more nor fewer");
+    // A second pod, on the daemon that has been killed, sees the same volume.
+    assert_eq!(cluster.attach(&volume, "node-1").await?.get("epoch").map(String::as_str), Some("1"));
+    Ok(())
+}
+
+/// Everything that a volume can leave behind on a node, counted by tools that share no code with ours.
+#[derive(Debug, PartialEq, Eq)]
+struct Left {
+    mounts: usize,
+    subvolumes: usize,
+    groups: usize,
+    directories: usize,
+    staged: usize,
+}
+
+fn left(cluster: &Kubernetes, node: &str) -> Result<Left> {
+    let pool = cluster.cluster.directory().join(node).join("mnt");
+    let lines = |program: &[&str]| -> Result<usize> {
+        let output = cluster.cluster.command_on(node, program[0]).args(&program[1..]).arg(&pool).output()?;
+        ensure!(output.status.success(), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.trim().is_empty()).count())
+    };
+    let entries = |directory: &str| -> Result<usize> {
+        Ok(std::fs::read_dir(cluster.cluster.pool(node).join(directory))?.count())
+    };
+    Ok(Left {
+        // Of this cluster: what others have mounted was copied with the namespace, and goes when they do.
+        mounts: {
+            let ours = |point: &&PathBuf| point.starts_with(cluster.cluster.directory());
+            cluster.cluster.mounts(node)?.iter().filter(ours).count() + cluster.published(node)?.len()
+        },
+        // Those that are deleted and not cleaned count as well: both are asked for.
+        subvolumes: lines(&["btrfs", "subvolume", "list"])? + lines(&["btrfs", "subvolume", "list", "-d"])?,
+        groups: lines(&["btrfs", "qgroup", "show", "--raw"])?,
+        directories: entries("volumes")?,
+        staged: entries("staging")?,
+    })
+}
+
+/// Waits until a node looks as it did before it had any volume; the cleaner takes its time.
+async fn nothing_left(cluster: &Kubernetes, fresh: &Left) -> Result<()> {
+    let mut now = left(cluster, "node-1")?;
+    let gone = until("what is deleted is gone", async || {
+        now = left(cluster, "node-1")?;
+        Ok(now == *fresh)
+    });
+    let gone = gone.await;
+    gone.with_context(|| format!("{now:?} is left, where there was {fresh:?}"))
+}
+
+/// A sidecar that calls until the answer is final, whatever is killed meanwhile.
+async fn insist<T>(what: &str, call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T> {
+    patiently(call).await.with_context(|| what.to_owned())
+}
+
+/// The hub hears of an unmount with the next heartbeat; until then a volume is mounted to it.
+fn not_yet(status: Status) -> Status {
+    if status.code() == Code::FailedPrecondition {
+        Status::unavailable(status.message().to_owned())
+    } else {
+        status
+    }
+}
+
+/// One volume's life, each step of it until it succeeds: what Kubernetes does.
+async fn life(cluster: &Kubernetes, name: &str) -> Result<()> {
+    let failed = |error: anyhow::Error| Status::unavailable(format!("{error:#}"));
+    let volume = insist("create", async || {
+        let answer = cluster.controller().await.map_err(failed)?.create_volume(create(name)).await?;
+        Ok(answer.into_inner().volume.map(|volume| volume.volume_id).unwrap_or_default())
+    })
+    .await?;
+    insist("attach", async || cluster.attach(&volume, "node-1").await).await?;
+    std::fs::write(cluster.target("node-1", &volume).join("file"), name)?;
+    let taken = insist("snapshot", async || {
+        let mut controller = cluster.controller().await.map_err(failed)?;
+        let answer = controller.create_snapshot(snapshot(&format!("{name}-snapshot"), &volume)).await?;
+        Ok(answer.into_inner().snapshot.map(|snapshot| snapshot.snapshot_id).unwrap_or_default())
+    })
+    .await?;
+    let copy = insist("restore", async || {
+        let mut controller = cluster.controller().await.map_err(failed)?;
+        let request = tests::kubernetes::from_snapshot(&format!("{name}-copy"), &taken);
+        Ok(controller.create_volume(request).await?.into_inner().volume.unwrap_or_default().volume_id)
+    })
+    .await?;
+    insist("attach the copy", async || cluster.attach(&copy, "node-1").await).await?;
+    assert_eq!(std::fs::read(cluster.target("node-1", &copy).join("file"))?, name.as_bytes());
+    for id in [&volume, &copy] {
+        insist("detach", async || cluster.detach(id, "node-1").await.map_err(not_yet)).await?;
+        insist("delete", async || cluster.try_delete(id).await.map_err(not_yet)).await?;
+    }
+    insist("delete the snapshot", async || {
+        let mut controller = cluster.controller().await.map_err(failed)?;
+        let request =
+            proto::csi::v1::DeleteSnapshotRequest { snapshot_id: taken.clone(), ..Default::default() };
+        controller.delete_snapshot(request).await
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demand11_kills_at_any_point_leave_no_mount_subvolume_group_or_snapshot() -> Result<()> {
+    let Some(cluster) = Kubernetes::start_with("csi-leaks", 1, Default::default())? else { return Ok(()) };
+    let rounds = std::env::var("CSI_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let fresh = left(&cluster, "node-1")?;
+    // A life without any kill first.
+    life(&cluster, "calm").await?;
+    nothing_left(&cluster, &fresh).await?;
+    let mut killed = BTreeMap::<&str, u32>::new();
+    for round in 0..rounds {
+        let name = format!("round-{round}");
+        let living = life(&cluster, &name);
+        tokio::pin!(living);
+        loop {
+            let pause = Duration::from_millis(rand::rng().random_range(0..700));
+            tokio::select! {
+                lived = &mut living => {
+                    lived.with_context(|| name.clone())?;
+                    break;
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+            let daemon = if rand::rng().random_range(0..4) == 0 { "hub" } else { "node-1" };
+            *killed.entry(daemon).or_default() += 1;
+            let again = cluster.cluster.kill(daemon).and_then(|()| cluster.cluster.restart(daemon));
+            again.with_context(|| format!("{name}: {daemon}"))?;
+        }
+    }
+    println!("killed {killed:?}");
+    ensure!(killed.values().sum::<u32>() >= rounds, "{killed:?}");
+    // A last start sweeps what the last kill left.
+    cluster.cluster.kill("node-1")?;
+    cluster.cluster.restart("node-1")?;
+    nothing_left(&cluster, &fresh).await?;
+    let mut controller = cluster.controller().await?;
+    let volumes = controller.list_volumes(ListVolumesRequest::default()).await?.into_inner().entries;
+    let snapshots = controller.list_snapshots(ListSnapshotsRequest::default()).await?.into_inner().entries;
+    ensure!(volumes.is_empty() && snapshots.is_empty(), "{volumes:?} {snapshots:?}");
+    let loops = Command::new("losetup").arg("-j").arg(cluster.cluster.pool_image("node-1")).output()?;
+    assert_eq!(String::from_utf8_lossy(&loops.stdout).lines().count(), 1, "one loop device");
+    Ok(())
+}
