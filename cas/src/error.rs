@@ -175,6 +175,17 @@ pub enum Error {
         version: VersionId,
     },
 
+    /// A branch names another entry.
+    #[error("branch {branch} of volume {id} names entry {tip}: move it, or take another name")]
+    BranchTaken {
+        /// The volume.
+        id: VolumeId,
+        /// The branch.
+        branch: String,
+        /// Its tip.
+        tip: EntryId,
+    },
+
     /// The record was born under the same id as another.
     #[error("volume {id} was born as {found}, not {expected}")]
     OtherBirth {
@@ -380,6 +391,7 @@ impl Classify for Error {
             | Self::NoSession { .. } => Kind::NotFound,
             Self::OtherRequest { .. }
             | Self::OtherBirth { .. }
+            | Self::BranchTaken { .. }
             | Self::NameTaken { .. }
             | Self::SessionTaken { .. } => Kind::AlreadyExists,
             Self::Unproven { .. } | Self::NoOperation { .. } => Kind::Internal,

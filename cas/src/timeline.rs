@@ -103,6 +103,20 @@ pub async fn find(store: &Store, record: &Record, point: &Point) -> Result<Optio
     Ok(None)
 }
 
+/// Finds the newest entry at a version.
+pub async fn find_version(
+    store: &Store,
+    record: &Record,
+    version: &VersionId,
+) -> Result<Option<Entry>, Error> {
+    Ok(find(store, record, &Point::Version(*version)).await?.map(|located| located.entry))
+}
+
+/// Finds an entry by its id.
+pub async fn find_entry(store: &Store, record: &Record, id: &EntryId) -> Result<Option<Entry>, Error> {
+    Ok(find(store, record, &Point::Entry(*id)).await?.map(|located| located.entry))
+}
+
 /// Reads a record and finds an entry on it, from where it is now.
 pub async fn locate(store: &Store, id: &types::VolumeId, point: &Point) -> Result<Option<Located>, Error> {
     let mut rounds = 0;

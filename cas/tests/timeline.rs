@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cas::entry::{Heads, data_head};
-use cas::lifecycle::{self, Publication, Target};
+use cas::lifecycle::{self, Publication, Taken, Target};
 use cas::objects::{CallKind, Condition, Fault, Objects as _, crashes, list_all};
 use cas::page;
 use cas::timeline::{self, Point};
@@ -318,12 +318,19 @@ async fn what_is_in_a_page_can_be_named_restored_and_forked() {
     assert!(record.entry(&old.id).is_none(), "it is in a page");
 
     // A branch brings it back into the record, once.
-    lifecycle::set_branch(&store, &id("v"), "golden", old.id).await.unwrap();
+    lifecycle::set_branch(&store, &id("v"), "golden", old.id, Taken::Refuse).await.unwrap();
     lifecycle::set_pin(&store, &id("v"), "export", Some(old.id)).await.unwrap();
     check(&line).await;
     assert_eq!(line.record().await.branches["golden"], old.id);
-    let missing = lifecycle::set_branch(&store, &id("v"), "none", EntryId([9; 32])).await;
+    let missing = lifecycle::set_branch(&store, &id("v"), "none", EntryId([9; 32]), Taken::Refuse).await;
     assert!(matches!(missing, Err(Error::NoEntry { .. })), "{missing:?}");
+    let other = &entries[8];
+    let taken = lifecycle::set_branch(&store, &id("v"), "golden", other.id, Taken::Refuse).await;
+    assert!(matches!(taken, Err(Error::BranchTaken { .. })), "{taken:?}");
+    lifecycle::set_branch(&store, &id("v"), "golden", other.id, Taken::Move).await.unwrap();
+    assert_eq!(line.record().await.branches["golden"], other.id);
+    lifecycle::set_branch(&store, &id("v"), "golden", old.id, Taken::Move).await.unwrap();
+    check(&line).await;
     // When it is not named any more, it goes back into a page.
     lifecycle::remove_branch(&store, &id("v"), "golden").await.unwrap();
     lifecycle::set_pin(&store, &id("v"), "export", None).await.unwrap();

@@ -18,7 +18,7 @@ pub use publish::{Publication, Published, publish};
 pub use restore::{Restored, Target, restore_head};
 pub use seal::{NewSealed, make_orphan, seal};
 pub use settings::{
-    Exchanged, exchange_attributes, remove_branch, set_attributes, set_branch, set_pin, set_quota,
+    Exchanged, Taken, exchange_attributes, remove_branch, set_attributes, set_branch, set_pin, set_quota,
 };
 
 use std::time::Duration;

@@ -107,15 +107,25 @@ pub async fn exchange_attributes(
     Ok(Exchanged::Differs { key, found })
 }
 
+/// What a branch may name already when it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing else: [`Error::BranchTaken`].
+    Refuse,
+    /// Whatever it is: the branch moves.
+    Move,
+}
+
 /// Names an entry of the volume, which is then never thinned.
 pub async fn set_branch(
     store: &Store,
     id: &VolumeId,
     branch: &str,
     entry: EntryId,
+    taken: Taken,
 ) -> Result<Change<Stored<Record>>, Error> {
     check_name(branch)?;
-    name_entry(store, id, |record| &mut record.branches, branch, entry).await
+    name_entry(store, id, |record| &mut record.branches, branch, entry, taken).await
 }
 
 /// Removes a branch; its entry is thinned like any other from now on.
@@ -140,7 +150,7 @@ pub async fn set_pin(
 ) -> Result<Change<Stored<Record>>, Error> {
     check_name(reader)?;
     if let Some(entry) = entry {
-        return name_entry(store, id, |record| &mut record.pins, reader, entry).await;
+        return name_entry(store, id, |record| &mut record.pins, reader, entry, Taken::Move).await;
     }
     edit(store, id, |record| {
         record.pins.remove(reader);
@@ -186,6 +196,7 @@ async fn name_entry(
     names: impl Fn(&mut Record) -> &mut BTreeMap<String, EntryId> + Send + Sync,
     name: &str,
     entry: EntryId,
+    taken: Taken,
 ) -> Result<Change<Stored<Record>>, Error> {
     let missing = || Error::NoEntry { id: id.clone(), entry };
     for _ in 0..MAX_LOOKS {
@@ -199,6 +210,11 @@ async fn name_entry(
                 record.promote(&located);
             }
             let names = names(record);
+            if let Some(tip) = names.get(name).filter(|tip| **tip != entry)
+                && taken == Taken::Refuse
+            {
+                return Err(Error::BranchTaken { id: id.clone(), branch: name.to_owned(), tip: *tip });
+            }
             names.insert(name.to_owned(), entry);
             if names.len() > MAX_BRANCHES {
                 return Err(Error::Invalid {

@@ -166,6 +166,13 @@ pub enum TreeError {
         expected: &'static str,
     },
 
+    /// A symbolic link on the way leads out of the version, or in a circle.
+    #[error("{path} leads out of the version or through a symlink that cannot be followed")]
+    LeadsOut {
+        /// The path.
+        path: VolumePath,
+    },
+
     /// The directory to restore into is not empty.
     #[error("the directory to restore into is not empty: {} is in it", show(name))]
     TargetNotEmpty {
@@ -225,7 +232,7 @@ impl Classify for TreeError {
             | Self::WrongManifest { .. }
             | Self::BadLink { .. } => Kind::DataLoss,
             Self::NotFound { .. } => Kind::NotFound,
-            Self::WrongKind { .. } => Kind::InvalidArgument,
+            Self::WrongKind { .. } | Self::LeadsOut { .. } => Kind::InvalidArgument,
             Self::FrameTooLarge { .. } => Kind::ResourceExhausted,
             Self::Stopped(_) => Kind::Cancelled,
         }

@@ -27,6 +27,9 @@ pub(crate) struct Fetch {
     ahead: Option<Arc<BTreeMap<Arc<PackId>, u64>>>,
 }
 
+/// How much is fetched with the manifest of a tree whose root is wanted too.
+const BEFORE_MANIFEST: u64 = 128 << 10;
+
 /// How much is fetched with one tree frame when a tree is walked whole.
 const AHEAD: u64 = 1 << 20;
 
@@ -165,15 +168,35 @@ impl Fetch {
 
     /// Reads a version's manifest and proves that it is this version's.
     pub(crate) async fn manifest(&self, tree: &VersionRef) -> Result<Arc<Manifest>, TreeError> {
+        self.manifest_with(tree, 0).await
+    }
+
+    /// The same, with up to `before` bytes that lie before it: the root is usually the last node that was written.
+    async fn manifest_with(&self, tree: &VersionRef, before: u64) -> Result<Arc<Manifest>, TreeError> {
         let manifest = match self.cache.manifest(&tree.manifest) {
             Some(manifest) => manifest,
             None => {
-                let stored = self.range(&tree.manifest.pack, tree.manifest.range()).await?;
-                let raw = open(&tree.manifest, &stored, FrameKind::Manifest)?;
+                let range = tree.manifest.range();
+                let start = range.start.saturating_sub(before);
+                let bytes = self.range(&tree.manifest.pack, start..range.end).await?;
+                let at = |offset: u64| usize::try_from(offset - start).expect("a range is in memory");
+                let raw = open(&tree.manifest, &bytes.slice(at(range.start)..), FrameKind::Manifest)?;
                 let manifest = Manifest::decode(&raw)
                     .map_err(|source| TreeError::Damaged { location: tree.manifest.clone(), source })?;
                 let manifest = Arc::new(manifest);
                 self.cache.keep_manifest(&tree.manifest, &manifest);
+                for frame in &manifest.root.frames {
+                    let place = frame.range();
+                    // A damaged one is found when it is asked for.
+                    if frame.pack == tree.manifest.pack
+                        && start <= place.start
+                        && place.end <= range.start
+                        && let Ok(raw) =
+                            open(frame, &bytes.slice(at(place.start)..at(place.end)), FrameKind::Tree)
+                    {
+                        self.cache.keep_frame(frame, &raw);
+                    }
+                }
                 manifest
             }
         };
@@ -190,7 +213,7 @@ impl Fetch {
 
     /// Reads a version's root node.
     pub(crate) async fn root(&self, tree: &VersionRef) -> Result<Arc<StoredNode>, TreeError> {
-        let manifest = self.manifest(tree).await?;
+        let manifest = self.manifest_with(tree, BEFORE_MANIFEST).await?;
         self.node(&manifest.root, tree.version).await
     }
 }

@@ -29,6 +29,7 @@ mod node_tests;
 mod pack;
 mod put;
 mod read;
+mod resolve;
 mod restore;
 mod source;
 mod stored;

@@ -235,7 +235,7 @@ impl Reader {
     }
 
     /// Follows a later name to the first.
-    async fn first_name(
+    pub(super) async fn first_name(
         &self,
         tree: &VersionRef,
         node: Arc<StoredNode>,

@@ -13,6 +13,7 @@ mod damage;
 mod dedup;
 mod increment;
 mod large;
+mod part;
 mod place;
 mod round_trip;
 mod tools;

@@ -98,7 +98,7 @@ for line in sorted(lines):
 }
 
 /// Kind, mode, owner, times, size, link target and device of everything, in nanoseconds, which rsync does not compare.
-fn metadata(root: &Path) -> String {
+pub fn metadata(root: &Path) -> String {
     let script = "cd \"$1\" && find . -printf '%y %m %U %G %T@ %n %l %p ' -a \\( -type d -printf '\\n' -o -printf '%s\\n' \\) | sort";
     run("sh", &["-c", script, "sh", root.to_str().unwrap()])
 }

@@ -135,7 +135,8 @@ where
         for mut worker in workers {
             scope.spawn(move || worker.run());
         }
-        let mut walker = Walk { site, fetch, runtime, ranges, window: Window::default(), before: None };
+        let mut walker =
+            Walk { site, fetch, runtime, ranges, window: Window::default(), before: None, part: None };
         let walked = walk(&mut walker).and_then(|()| walker.finish());
         if let Err(error) = &walked
             && !matches!(error, TreeError::Stopped(_))

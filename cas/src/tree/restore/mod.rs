@@ -2,6 +2,7 @@
 
 mod difference;
 mod engine;
+mod part;
 mod target;
 mod walk;
 mod window;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
-use super::window::{Dir, Part, RangeUnit, Spot, Window};
+use super::part::{Later, Part};
+use super::window::{Dir, Part as FramePart, RangeUnit, Spot, Window};
 use super::worker::{Counts, Ready, Site};
 use crate::tree::error::TreeError;
 use crate::tree::fetch::Fetch;
@@ -28,6 +29,8 @@ pub(super) struct Walk<'a> {
     pub(super) window: Window,
     /// The window before: on its way, and not settled.
     pub(super) before: Option<Window>,
+    /// Where only a part of the version is made.
+    pub(super) part: Option<Part>,
 }
 
 impl Walk<'_> {
@@ -74,6 +77,13 @@ impl Walk<'_> {
     /// Takes one name that is not a directory.
     pub(super) fn entry(&mut self, spot: Spot) -> Result<(), TreeError> {
         match (spot.item(), &spot.place().data) {
+            (Item::HardLink { first }, _) if self.part.is_some() => {
+                let Some(part) = &mut self.part else { return Ok(()) };
+                match part.later(self.runtime, &spot, first)? {
+                    Later::Link(first) => self.window.part_links.push((spot, first)),
+                    Later::File(file) => return self.entry(file),
+                }
+            }
             (Item::HardLink { first }, _) => {
                 if tree_order(first, &spot.path()).is_ge() {
                     let error = TreeError::BadLink { path: spot.path(), first: first.clone() };
@@ -83,7 +93,7 @@ impl Walk<'_> {
             }
             (_, Data::Slice { frame, offset }) => {
                 let (frame, offset) = (frame.clone(), *offset);
-                self.window.part(&frame, Part::File { spot, offset });
+                self.window.part(&frame, FramePart::File { spot, offset });
             }
             (Item::File { .. }, Data::Map(map)) => {
                 let map = map.clone();
@@ -118,7 +128,8 @@ impl Walk<'_> {
                 match (cell.place, &file) {
                     (Some((frame, offset)), _) => {
                         let (spot, chaining) = (spot.clone(), cell.chaining);
-                        self.window.part(&frame, Part::Cell { spot, offset, file_offset, len, chaining });
+                        self.window
+                            .part(&frame, FramePart::Cell { spot, offset, file_offset, len, chaining });
                     }
                     (None, Some(file)) if !sparse => {
                         let zeros = vec![0; len as usize];
@@ -172,6 +183,10 @@ impl Walk<'_> {
             }
         }
         let Some(target) = &self.site.target else { return Ok(()) };
+        for (spot, first) in &window.part_links {
+            Counts::add(&self.site.counts.files, 1);
+            target.link(first, &spot.path())?;
+        }
         for spot in &window.large {
             let Item::File { meta, .. } = spot.item() else { continue };
             let path = spot.path();

@@ -138,6 +138,8 @@ pub(super) struct Window {
     /// What happens when all files of the window are there, in this order: later names, metadata of large files,
     /// metadata of directories (those below first).
     pub(super) links: Vec<Spot>,
+    /// Later names in a part of a version, with the first name on disk.
+    pub(super) part_links: Vec<(Spot, Vec<u8>)>,
     pub(super) large: Vec<Spot>,
     pub(super) dirs: Vec<Arc<Dir>>,
     pub(super) pending: Arc<Pending>,
@@ -161,7 +163,7 @@ impl Window {
 
     /// How much is in it.
     pub(super) fn len(&self) -> usize {
-        self.parts + self.links.len() + self.dirs.len()
+        self.parts + self.links.len() + self.part_links.len() + self.dirs.len()
     }
 
     /// Cuts it into units of work: frames in the order of their packs, neighbours fetched together.
