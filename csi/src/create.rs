@@ -8,8 +8,8 @@ use btrfs::GroupId;
 use cas::entry::data_head;
 use cas::lifecycle;
 use cas::record::{NewRecord, Origin, Quota, RecordKind, State};
-use cas::{Claim, Operation, Record, Session, Stored, VersionRef, references};
-use types::{Birth, Change, Domain, MemberName, PackId, RequestId, VersionId, VolumeId};
+use cas::{Claim, Operation, Record, Session, Stored, VersionRef, references, timeline};
+use types::{Birth, Change, Domain, EntryId, MemberName, PackId, RequestId, VersionId, VolumeId};
 
 use crate::about::About;
 use crate::error::Error;
@@ -44,6 +44,7 @@ pub(crate) struct Source {
     pub(crate) tree: VersionRef,
     /// As it was read by the operation that makes the volume.
     record: Stored<Record>,
+    entry: EntryId,
 }
 
 /// A new tree with its version, in its place, not yet in the record.
@@ -173,9 +174,11 @@ impl Node {
         let Some((id, version)) = &request.origin else { return Ok(None) };
         let record = cas::record::read(self.store(), id).await?;
         let record = record.ok_or_else(|| Error::NoRecord { volume: id.clone() })?;
-        let head = record.value.find_version(version).and_then(|entry| entry.heads.get(&MemberName::data()));
-        let tree = head.ok_or_else(|| Error::NoVersion { volume: id.clone(), version: *version })?.clone();
-        Ok(Some(Source { id: id.clone(), tree, record }))
+        let missing = || Error::NoVersion { volume: id.clone(), version: *version };
+        let entry =
+            timeline::find_version(self.store(), &record.value, version).await?.ok_or_else(missing)?;
+        let tree = entry.heads.get(&MemberName::data()).ok_or_else(missing)?.clone();
+        Ok(Some(Source { id: id.clone(), tree, record, entry: entry.id }))
     }
 
     pub(crate) async fn begin(
@@ -198,7 +201,7 @@ impl Node {
             node: self.name().clone(),
             origin: source.map(|source| Origin {
                 volume: source.id.clone(),
-                entry: source.record.value.find_version(&source.tree.version).map(|entry| entry.id),
+                entry: Some(source.entry),
                 versions: cas::entry::tips(&data_head(source.tree.clone())),
             }),
             request: request.request.clone(),

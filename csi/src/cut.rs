@@ -115,7 +115,8 @@ impl Node {
         for member in members {
             let record = cas::record::read(self.store(), &member.volume).await?;
             let record = record.ok_or_else(|| Error::NoRecord { volume: member.volume.clone() })?.value;
-            let entry = record.entries.iter().rev().find(|entry| entry.label == label);
+            let entries = cas::timeline::entries(self.store(), &record).await?;
+            let entry = entries.iter().rev().find(|entry| entry.label == label);
             versions.push(entry.and_then(cas::Entry::version));
         }
         for (member, version) in members.iter().zip(&versions) {

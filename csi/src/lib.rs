@@ -7,6 +7,7 @@ pub mod acquire;
 pub mod basis;
 pub mod changes;
 pub mod clone;
+pub mod cold;
 pub mod config;
 pub mod create;
 pub mod csi;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use btrfs::GroupId;
 use cas::tree::RestoreOptions;
-use cas::{Record, VersionRef};
+use cas::{Record, VersionRef, timeline};
 use types::{Domain, MemberName, VersionId};
 
 use crate::error::Error;
@@ -103,8 +103,8 @@ impl Node {
         let Some(loan) = self.shelf().lend(from) else { return Ok(None) };
         // Where its bytes lie stands in the origin's record. Without that one it is no help.
         let Some(record) = cas::record::read(self.store(), &origin.volume).await? else { return Ok(None) };
-        let head =
-            record.value.find_version(from).and_then(|entry| entry.heads.get(&MemberName::data()).cloned());
+        let entry = timeline::find_version(self.store(), &record.value, from).await?;
+        let head = entry.and_then(|mut entry| entry.heads.remove(&MemberName::data()));
         Ok(head.map(|head| (loan, head)))
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cas::lifecycle::{self, Target};
-use cas::{Record, VersionRef};
+use cas::{Record, Store, VersionRef, timeline};
 use types::{EntryId, MemberName, VersionId, VolumeId};
 
 use crate::basis::Basis;
@@ -63,7 +63,7 @@ impl Node {
         let node = Arc::clone(self);
         let work = async move {
             let _guard = guard;
-            let result = node.restore_locked(&volume, wanted, basis).await;
+            let result = Box::pin(node.restore_locked(&volume, wanted, basis)).await;
             if let Err(error) = &result {
                 node.note_failure(&volume, error);
             }
@@ -83,7 +83,7 @@ impl Node {
         // Before anything moves: a wish for an entry that is not there changes nothing.
         let record = cas::record::get(self.store(), &volume.id).await?.value;
         basis.check(&record)?;
-        let (entry, tree) = find(&record, wanted)?;
+        let (entry, tree) = find(self.store(), &record, wanted).await?;
         // From the last sync to the swap nothing may be written through file calls: it would be in no version.
         let _closed = volume.close().await?;
         self.sync_locked(volume, &SyncRequest::plain(), false).await?;
@@ -198,15 +198,15 @@ impl Node {
     }
 }
 
-/// Finds the entry and its tree.
-fn find(record: &Record, wanted: Wanted) -> Result<(EntryId, VersionRef), Error> {
+/// Finds the entry and its tree, in the record or in a page of older entries.
+async fn find(store: &Store, record: &Record, wanted: Wanted) -> Result<(EntryId, VersionRef), Error> {
     let volume = &record.id;
     let entry = match wanted {
-        Wanted::Entry(entry) => {
-            record.entry(&entry).ok_or_else(|| Error::NoEntry { volume: volume.clone(), entry })?
-        }
-        Wanted::Version(version) => record
-            .find_version(&version)
+        Wanted::Entry(entry) => timeline::find_entry(store, record, &entry)
+            .await?
+            .ok_or_else(|| Error::NoEntry { volume: volume.clone(), entry })?,
+        Wanted::Version(version) => timeline::find_version(store, record, &version)
+            .await?
             .ok_or_else(|| Error::NoVersion { volume: volume.clone(), version })?,
     };
     let tree =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cas::entry::{data_head, tips};
 use cas::lifecycle::{self, NewSealed};
 use cas::record::{Origin, RecordKind};
-use cas::{Role, references};
+use cas::{Role, references, timeline};
 use types::{Change, MemberName, PackId, RequestId, VersionId, VolumeId};
 
 use crate::error::Error;
@@ -64,7 +64,7 @@ impl Node {
         let source = cas::record::read(self.store(), &request.id).await?;
         let source = source.ok_or_else(|| Error::NoRecord { volume: request.id.clone() })?.value;
         let missing = || Error::NoVersion { volume: request.id.clone(), version };
-        let entry = source.find_version(&version).ok_or_else(missing)?.clone();
+        let entry = timeline::find_version(self.store(), &source, &version).await?.ok_or_else(missing)?;
         let tree = entry.heads.get(&MemberName::data()).ok_or_else(missing)?.clone();
         let packs: BTreeSet<PackId> =
             self.reader().manifest(&tree).await?.packs.iter().map(|pack| (*pack.pack).clone()).collect();

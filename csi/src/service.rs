@@ -20,7 +20,7 @@ use types::{Domain, EntryId, Epoch, RequestId, VersionId, VolumeId};
 use crate::basis::Basis;
 use crate::create::CreateRequest;
 use crate::error::Error;
-use crate::files::{LiveVolume, LiveVolumes};
+use crate::files::{At, ColdVolume, LiveVolume, LiveVolumes};
 use crate::local;
 use crate::node::Node;
 use crate::restore::Wanted;
@@ -233,6 +233,10 @@ impl node_server::Node for NodeService {
 }
 
 impl LiveVolumes for Node {
+    async fn cold(&self, id: &VolumeId, at: At) -> Result<Option<ColdVolume>, Status> {
+        Ok(Self::cold(self, id, at).await?)
+    }
+
     async fn open(&self, id: &VolumeId) -> Result<LiveVolume, Status> {
         let volume = self.volumes().get(id)?;
         // A file call on a tree that can no longer be published would be lost work.

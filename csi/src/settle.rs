@@ -7,7 +7,7 @@ use btrfs::Dir;
 use cas::entry::data_head;
 use cas::lifecycle;
 use cas::record::State;
-use cas::{Claim, Operation, Record, references};
+use cas::{Claim, Operation, Record, references, timeline};
 use types::{Epoch, PackId, SessionId, VersionId, VolumeId};
 
 use crate::about::About;
@@ -208,8 +208,10 @@ impl Node {
             return Ok(());
         }
         let _closed = volume.close().await?;
-        let listed =
-            volume.facts().base.is_some_and(|base| record.find_version(&base.tree.version).is_some());
+        let listed = match volume.facts().base {
+            Some(base) => timeline::find_version(self.store(), record, &base.tree.version).await?.is_some(),
+            None => false,
+        };
         if !listed || self.is_written(volume).await? {
             self.keep_aside(volume, layout::DATA, epoch, "its owner lost its place").await?;
         }
@@ -256,7 +258,9 @@ impl Node {
             };
             let written = self.store_tree(&operation, &facts, &volume.id, &taken, base).await?;
             let record = cas::record::read(self.store(), &volume.id).await?;
-            if record.is_some_and(|record| record.value.find_version(&written.tree.version).is_some()) {
+            if let Some(record) = record
+                && timeline::find_version(self.store(), &record.value, &written.tree.version).await?.is_some()
+            {
                 return Ok(None);
             }
             let lost = Claim { id: volume.id.clone(), birth: facts.about.birth, epoch };

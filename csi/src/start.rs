@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use btrfs::{Dir, GroupId, subvolume};
 use cas::session::Resumed;
-use cas::{Role, Session, Store};
+use cas::{Role, Session, Store, timeline};
 use futures::StreamExt as _;
-use types::{MemberName, SessionId, VersionId, VolumeId};
+use types::{MemberName, SessionId, VolumeId};
 
 use crate::about::About;
 use crate::config::NodeConfig;
@@ -189,13 +189,15 @@ impl Node {
             // Otherwise there are only snapshots that others grew from.
             return Ok(());
         };
-        let tree_of = |version: VersionId| {
-            let entry = record.as_ref()?.find_version(&version)?;
-            entry.heads.get(&MemberName::data()).cloned()
-        };
         let base = match found.base {
             Some(place) => {
-                let tree = place.version().and_then(tree_of);
+                let tree = match (&record, place.version()) {
+                    (Some(record), Some(version)) => {
+                        timeline::find_version(self.store(), record, &version).await?
+                    }
+                    (None, _) | (_, None) => None,
+                };
+                let tree = tree.and_then(|mut entry| entry.heads.remove(&MemberName::data()));
                 let at = place.clone();
                 let (uuid, roots) = self
                     .pool()

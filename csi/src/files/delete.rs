@@ -118,9 +118,10 @@ fn clear_files(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
 }
 
 /// A name, and its type where the directory tells it.
-type Name = (Vec<u8>, Option<Type>);
+pub(super) type Name = (Vec<u8>, Option<Type>);
 
-fn names(directory: &OwnedFd) -> Result<Vec<Name>, Errno> {
+/// Returns what is in a directory.
+pub(super) fn names(directory: &OwnedFd) -> Result<Vec<Name>, Errno> {
     let own = open_beneath(directory, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
     let mut names = Vec::new();
     for found in Dir::from_fd(own)?.iter() {

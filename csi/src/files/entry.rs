@@ -12,12 +12,15 @@ use types::{Timestamp, VolumePath};
 use super::beneath::{Found, Last, kind};
 use super::error::Error;
 use super::etag::{self, Hashing};
-use super::{FilesService, LiveVolumes};
+use super::{FilesService, LiveVolumes, Place};
 
 impl<V: LiveVolumes> FilesService<V> {
     pub(super) async fn stat_entry(&self, request: StatRequest) -> Result<Entry, Status> {
         let path = convert::path("path", &request.path)?;
-        let volume = self.open(&request.volume_id).await?;
+        let volume = match self.place(&request.volume_id).await? {
+            Place::Live(volume) => volume,
+            Place::Cold(cold) => return cold.stat(&path).await,
+        };
         let with_etag = request.with_etag;
         let (mut entry, mut hashing) = self
             .run(&volume, move |root| {

@@ -18,8 +18,9 @@ use types::VolumePath;
 use super::beneath::{Found, Root, open_beneath};
 use super::entry::describe;
 use super::error::Error;
+use super::restore::is_staging;
 use super::spool::is_leftover;
-use super::{FilesService, LiveVolumes};
+use super::{FilesService, LiveVolumes, Place};
 
 const DEFAULT_LIMIT: usize = 1_000;
 const MAX_LIMIT: usize = 10_000;
@@ -43,8 +44,13 @@ impl<V: LiveVolumes> FilesService<V> {
             field: "after",
             reason: "it is not a cursor of this directory's listing".to_owned(),
         })?;
-        let volume = self.open(&request.volume_id).await?;
         let recursive = request.recursive;
+        let volume = match self.place(&request.volume_id).await? {
+            Place::Live(volume) => volume,
+            Place::Cold(cold) => {
+                return Ok(messages(cold.list(&path, &after, recursive, limit, PAGE_BYTES).await?));
+            }
+        };
         let page = self
             .run(&volume, move |root| {
                 let mut page = Page { root, recursive, limit, bytes: 0, entries: Vec::new(), cut: false };
@@ -157,7 +163,7 @@ fn first_names(
             Some(resumed) => name > resumed,
             None => true,
         };
-        if !wanted || name == b"." || name == b".." || is_leftover(name) {
+        if !wanted || name == b"." || name == b".." || is_leftover(name) || is_staging(name) {
             continue;
         }
         if names.len() <= keep {
@@ -171,7 +177,7 @@ fn first_names(
     Ok(names.into_sorted_vec())
 }
 
-fn weight(entry: &Entry) -> usize {
+pub(super) fn weight(entry: &Entry) -> usize {
     // The fixed part is some forty bytes on the wire.
     64 + entry.path.len() + entry.target.len() + entry.etag.len()
 }

@@ -20,7 +20,7 @@ use super::beneath::{Last, Root};
 use super::entry::{entry, size};
 use super::error::Error;
 use super::etag::{self, Hashing, STRONG_BYTES};
-use super::{CHUNK_BYTES, FilesService, LiveVolume, LiveVolumes};
+use super::{CHUNK_BYTES, FilesService, LiveVolume, LiveVolumes, Place};
 
 /// An open file, and what is still to be sent of it.
 #[derive(Debug)]
@@ -46,7 +46,10 @@ impl<V: LiveVolumes> FilesService<V> {
         request: ReadRequest,
     ) -> Result<impl Stream<Item = Result<ReadResponse, Status>> + Send + 'static, Status> {
         let path = convert::path("path", &request.path)?;
-        let volume = self.open(&request.volume_id).await?;
+        let volume = match self.place(&request.volume_id).await? {
+            Place::Live(volume) => volume,
+            Place::Cold(cold) => return Ok(cold.read(&path, request).await?.boxed()),
+        };
         let known = request.if_none_match.clone();
         let (offset, length) = (request.offset, request.length.unwrap_or(u64::MAX));
         let (mut entry, mut reading, data) =

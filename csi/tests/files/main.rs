@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "tests")]
 
 mod batch;
+mod cold;
 mod confined;
 mod list;
 mod read;

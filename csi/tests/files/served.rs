@@ -1,10 +1,11 @@
 //! A served directory and short words for its calls.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use csi::files::{FilesService, LiveVolume, LiveVolumes};
+use csi::files::{At, ColdVolume, FilesService, LiveVolume, LiveVolumes};
 use proto::files::change::Change as Asked;
 use proto::files::files_client::FilesClient;
 use proto::files::files_server::FilesServer;
@@ -16,12 +17,15 @@ use proto::files::{
 use tempfile::TempDir;
 use tonic::transport::{Channel, Server};
 use tonic::{Code, Status};
-use types::VolumeId;
+use types::{Hash, VolumeId};
 
 pub(crate) const VOLUME: &str = "v";
 
+/// A live volume, and what volumes were: by id and point, `None` the head of one that sleeps.
 #[derive(Debug)]
-pub(crate) struct OneVolume(PathBuf);
+pub(crate) struct OneVolume(PathBuf, Cold);
+
+pub(crate) type Cold = Arc<Mutex<BTreeMap<(String, Option<Hash>), ColdVolume>>>;
 
 impl LiveVolumes for OneVolume {
     async fn open(&self, id: &VolumeId) -> Result<LiveVolume, Status> {
@@ -30,6 +34,14 @@ impl LiveVolumes for OneVolume {
         }
         let root: OwnedFd = std::fs::File::open(&self.0).unwrap().into();
         Ok(LiveVolume::new(root, ()))
+    }
+
+    async fn cold(&self, id: &VolumeId, at: At) -> Result<Option<ColdVolume>, Status> {
+        let point = match at {
+            At::Asleep | At::Head => None,
+            At::Point(hash) => Some(hash),
+        };
+        Ok(self.1.lock().unwrap().get(&(id.to_string(), point)).cloned())
     }
 
     #[expect(clippy::disallowed_methods, reason = "the door of this test")]
@@ -41,6 +53,7 @@ impl LiveVolumes for OneVolume {
 /// `outer/volume` is served; `outer/secret` must never be reached.
 pub(crate) struct Served {
     outer: TempDir,
+    pub(crate) cold: Cold,
     pub(crate) client: FilesClient<Channel>,
 }
 
@@ -50,8 +63,9 @@ impl Served {
         std::fs::create_dir(outer.path().join("volume")).unwrap();
         std::fs::create_dir(outer.path().join("secrets")).unwrap();
         std::fs::write(outer.path().join("secrets/secret"), "secret").unwrap();
-        let client = serve(outer.path().join("volume")).await;
-        Self { outer, client }
+        let cold = Cold::default();
+        let client = serve(outer.path().join("volume"), Arc::clone(&cold)).await;
+        Self { outer, cold, client }
     }
 
     pub(crate) fn outer(&self) -> &Path {
@@ -114,10 +128,10 @@ impl Served {
     }
 }
 
-async fn serve(root: PathBuf) -> FilesClient<Channel> {
+async fn serve(root: PathBuf, cold: Cold) -> FilesClient<Channel> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let service = FilesServer::new(FilesService::new(Arc::new(OneVolume(root))));
+    let service = FilesServer::new(FilesService::new(Arc::new(OneVolume(root, cold))));
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     tokio::spawn(async move { Server::builder().add_service(service).serve_with_incoming(incoming).await });
     proto::client::files(proto::client::channel(&address.to_string()).unwrap())
