@@ -281,10 +281,12 @@ async fn fork_version(hub: &Hub, source: &Record, point: Point) -> Result<Versio
     let no_entry = |wanted: String| Error::NoEntry { volume: source.id.clone(), wanted };
     match point {
         Point::Entry(entry) => {
-            source.entry(&entry).and_then(crate::view::version_of).ok_or_else(|| no_entry(entry.to_string()))
+            let found = crate::order::find(hub, source, point).await?;
+            found.as_ref().and_then(crate::view::version_of).ok_or_else(|| no_entry(entry.to_string()))
         }
         Point::Version(version) => {
-            source.find_version(&version).map(|_| version).ok_or_else(|| no_entry(version.to_string()))
+            let found = crate::order::find(hub, source, point).await?;
+            found.map(|_| version).ok_or_else(|| no_entry(version.to_string()))
         }
         Point::Present => {
             // What a dead owner had not synced cannot be reached, and its last durable state is not what is there now:

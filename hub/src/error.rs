@@ -46,6 +46,22 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
+    /// No bundle has this id or name.
+    #[error("there is no bundle {bundle:?}; `sailctl bundle ls` shows those there are")]
+    NoBundle {
+        /// What was asked for.
+        bundle: String,
+    },
+    /// Something was made from it, and says so.
+    #[error("{kind} {volume} is in use: {users} came from it; delete those first")]
+    InUse {
+        /// Which.
+        volume: VolumeId,
+        /// What it is.
+        kind: &'static str,
+        /// Who uses it.
+        users: String,
+    },
     /// The name of a template points to something from which nothing can be made.
     #[error("template {name:?} points to {volume}, which holds no version")]
     EmptyTemplate {
@@ -281,7 +297,10 @@ impl Classify for Error {
         match self {
             Self::Field(error) => error.kind(),
             Self::PageToken { .. } => Kind::InvalidArgument,
-            Self::NoVolume { .. } | Self::NoTemplate { .. } | Self::NoEntry { .. } => Kind::NotFound,
+            Self::NoVolume { .. }
+            | Self::NoTemplate { .. }
+            | Self::NoBundle { .. }
+            | Self::NoEntry { .. } => Kind::NotFound,
             Self::MadeAndDeleted { .. } | Self::MadeDifferently { .. } | Self::NameTaken { .. } => {
                 Kind::AlreadyExists
             }
@@ -296,6 +315,7 @@ impl Classify for Error {
             | Self::GroupApart { .. }
             | Self::OwnerDead { .. }
             | Self::NotAVolume { .. }
+            | Self::InUse { .. }
             | Self::Fenced { .. }
             | Self::UnknownSession { .. }
             | Self::OtherStore { .. }

@@ -110,6 +110,7 @@ async fn make(
     for at in asleep {
         let one = NewSeal {
             source: new.volumes[at].clone(),
+            version: None,
             request: requests[at].clone(),
             kind: new.kind,
             attributes: new.attributes.clone(),

@@ -4,6 +4,8 @@
 //! them should take a volume, and asks. It can be lost with its disk, and no two hubs can harm a volume.
 
 pub mod attach;
+pub mod branch;
+pub mod bundle;
 pub mod catalog;
 pub mod config;
 pub mod core;

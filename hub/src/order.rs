@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cas::names::NameKind;
 use cas::record::{Record, RecordKind, State as Life};
+use cas::timeline;
 use proto::node as wire;
 use types::{Classify as _, Kind, ResourceName, VolumeId};
 
@@ -117,7 +118,7 @@ pub async fn restore(
     };
     let missing = || Error::NoEntry { volume: volume.clone(), wanted: wanted.clone() };
     let record = hub.catalog.volume(volume).await?;
-    find(&record, point).ok_or_else(missing)?;
+    find(hub, &record, point).await?.ok_or_else(missing)?;
     let node = awake(hub, volume).await?;
     let (owned, id) = (Arc::clone(hub), volume.clone());
     let work = |_| async move {
@@ -152,11 +153,21 @@ async fn bring_back(hub: &Hub, node: &LiveNode, volume: &VolumeId, point: Point)
     answer.await.map(Done::Restored)
 }
 
-fn find(record: &Record, point: Point) -> Option<&cas::Entry> {
-    match point {
-        Point::Entry(entry) => record.entry(&entry),
-        Point::Version(version) => record.find_version(&version),
-        Point::Present => record.head_entry(),
+/// Finds a point of a timeline, in the record or in a page of older entries. The present is the head.
+pub(crate) async fn find(hub: &Hub, record: &Record, point: Point) -> Result<Option<cas::Entry>, Error> {
+    Ok(match point {
+        Point::Entry(entry) => timeline::find_entry(&hub.store, record, &entry).await?,
+        Point::Version(version) => timeline::find_version(&hub.store, record, &version).await?,
+        Point::Present => record.head_entry().cloned(),
+    })
+}
+
+/// The names that lead to records of a kind, where names do.
+fn name_kind(kind: RecordKind) -> Option<NameKind> {
+    match kind {
+        RecordKind::Template => Some(NameKind::Template),
+        RecordKind::Bundle => Some(NameKind::Bundle),
+        RecordKind::Volume | RecordKind::Snapshot | RecordKind::Orphan => None,
     }
 }
 
@@ -184,12 +195,13 @@ async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
         Life::Deleted | Life::Purged => return Ok(()),
         Life::Creating | Life::Live => {}
     }
-    // A template's name goes first: a name that points nowhere is clear, one that points to a tombstone is not.
-    if record.kind == RecordKind::Template
+    crate::bundle::refuse_while_used(hub, &record).await?;
+    // Its name goes first: a name that points nowhere is clear, one that points to a tombstone is not.
+    if let Some(kind) = name_kind(record.kind)
         && let Some(name) = record.attributes.get(NAME).and_then(|name| name.parse::<ResourceName>().ok())
     {
-        match cas::names::remove(&hub.store, NameKind::Template, &name, volume).await {
-            // The name was given to a newer template since.
+        match cas::names::remove(&hub.store, kind, &name, volume).await {
+            // The name was given to a newer one since.
             Ok(_) | Err(cas::Error::NameTaken { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -210,6 +222,12 @@ async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
     });
     answer.await?;
     hub.catalog.read(volume).await?;
+    if let Err(used) = crate::bundle::refuse_while_used(hub, &record).await {
+        // Somebody began with it between the look and the tombstone.
+        cas::lifecycle::undelete(&hub.store, volume, Some(record.birth)).await?;
+        hub.catalog.read(volume).await?;
+        return Err(used);
+    }
     crate::unique::retire(hub, &record).await;
     tracing::info!(%volume, node = %node.name(), "deleted a volume");
     Ok(())

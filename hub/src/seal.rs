@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cas::record::{Record, RecordKind, State as Life};
 use proto::node as wire;
-use types::{RequestId, VolumeId};
+use types::{RequestId, VersionId, VolumeId};
 
 use crate::core::{Done, Hub};
 use crate::error::Error;
@@ -20,6 +20,8 @@ use crate::view::{head_version, wire_kind};
 pub struct NewSeal {
     /// Of which volume.
     pub source: VolumeId,
+    /// Which version of it; nothing: the present state.
+    pub version: Option<VersionId>,
     /// The caller's name for it.
     pub request: RequestId,
     /// What it becomes.
@@ -50,10 +52,15 @@ pub(crate) async fn make(hub: &Hub, id: &VolumeId, new: NewSeal) -> Result<(), E
             Life::Creating => {}
         }
     }
-    let source = hub.catalog.volume(&new.source).await?;
-    let (node, version) = match owner(hub, &source, hub.reconnect_time()).await? {
-        Some(node) => (node, None),
-        None => (anybody(hub, &source)?, Some(durable(&source)?)),
+    // What is sealed may be sealed again as something else.
+    let source = hub.catalog.living(&new.source).await?;
+    let (node, version) = match new.version {
+        // Any node can: all that a version is lies in the store.
+        Some(version) => (anybody(hub, &source)?, Some(version.to_string())),
+        None => match owner(hub, &source, hub.reconnect_time()).await? {
+            Some(node) => (node, None),
+            None => (anybody(hub, &source)?, Some(durable(&source)?)),
+        },
     };
     let request = wire::SealVersionRequest {
         volume_id: new.source.to_string(),

@@ -22,9 +22,9 @@ use crate::group::{NewGroup, seal_group};
 use crate::liveness::Liveness;
 use crate::records::Range;
 use crate::seal::{NewSeal, seal};
-use crate::unique::{UniqueName, living, request};
+use crate::unique::{UniqueName, is_unique, living, request};
 use crate::view::{self, head_version};
-use crate::{attach, ensure, order, settings};
+use crate::{attach, branch, bundle, ensure, order, settings};
 
 /// What a list gives that asks for no size.
 const PAGE: usize = 500;
@@ -123,7 +123,8 @@ impl HubService {
                 Some(view::timeline_token(text).ok_or_else(|| Error::PageToken { token: text.to_owned() })?)
             }
         };
-        let (entries, next) = view::timeline(&record, token, page_size(request.page_size));
+        let size = page_size(request.page_size);
+        let (entries, next) = view::timeline(&self.hub.store, &record, token, size).await?;
         Ok(api::ListEntriesResponse { entries, next_page_token: next.unwrap_or_default() })
     }
 
@@ -179,7 +180,8 @@ impl HubService {
 
     async fn templates(&self) -> Result<Vec<api::Template>, Error> {
         let mut templates = Vec::new();
-        for (name, _) in cas::names::list(&self.hub.store, NameKind::Template).await? {
+        let names = cas::names::list(&self.hub.store, NameKind::Template).await?;
+        for (name, _) in names.into_iter().filter(|(name, _)| !is_unique(name)) {
             match self.template(&name).await {
                 Ok(template) => templates.push(template),
                 // Deleted since the listing, or its name was left behind.
@@ -396,6 +398,7 @@ impl Service for HubService {
         }
         let new = NewSeal {
             source: self.find(&asked.volume_id).await?,
+            version: None,
             request: self.request(&asked.request_id, kind, &asked.unique_name).await?,
             kind,
             attributes: asked.attributes.into_iter().collect(),
@@ -421,6 +424,96 @@ impl Service for HubService {
             sealed.push(self.hub.describe(&id).await?);
         }
         Ok(Response::new(api::SealGroupResponse { sealed }))
+    }
+
+    async fn set_branch(&self, request: Request<api::SetBranchRequest>) -> Answer<api::Entry> {
+        let asked = request.into_inner();
+        let volume = self.find(&asked.volume_id).await?;
+        let point = point(&asked.entry_id, &asked.version)?;
+        Ok(Response::new(branch::set(&self.hub, &volume, &asked.branch, point, asked.r#move).await?))
+    }
+
+    async fn delete_branch(
+        &self,
+        request: Request<api::DeleteBranchRequest>,
+    ) -> Answer<api::DeleteBranchResponse> {
+        let asked = request.into_inner();
+        let volume = self.find(&asked.volume_id).await?;
+        branch::delete(&self.hub, &volume, &asked.branch).await?;
+        Ok(Response::new(api::DeleteBranchResponse {}))
+    }
+
+    async fn set_pin(&self, request: Request<api::SetPinRequest>) -> Answer<api::Entry> {
+        let asked = request.into_inner();
+        let volume = self.find(&asked.volume_id).await?;
+        let point = point(&asked.entry_id, &asked.version)?;
+        Ok(Response::new(branch::pin(&self.hub, &volume, &asked.owner, point).await?))
+    }
+
+    async fn delete_pin(&self, request: Request<api::DeletePinRequest>) -> Answer<api::DeletePinResponse> {
+        let asked = request.into_inner();
+        let volume = self.find(&asked.volume_id).await?;
+        branch::unpin(&self.hub, &volume, &asked.owner).await?;
+        Ok(Response::new(api::DeletePinResponse {}))
+    }
+
+    async fn publish_bundle(&self, request: Request<api::PublishBundleRequest>) -> Answer<api::Bundle> {
+        let asked = request.into_inner();
+        let source = self.find(&asked.volume_id).await?;
+        let name: Option<ResourceName> = optional("name", &asked.name)?;
+        let point = point(&asked.entry_id, &asked.version)?;
+        Ok(Response::new(bundle::publish(&self.hub, &source, point, name.as_ref()).await?))
+    }
+
+    async fn list_bundles(&self, _: Request<api::ListBundlesRequest>) -> Answer<api::ListBundlesResponse> {
+        Ok(Response::new(api::ListBundlesResponse { bundles: bundle::list(&self.hub).await? }))
+    }
+
+    async fn install_bundle(&self, request: Request<api::InstallBundleRequest>) -> Answer<api::Volume> {
+        let asked = request.into_inner();
+        let bundle = bundle::find(&self.hub, &asked.bundle).await?;
+        let name: Option<ResourceName> = optional("name", &asked.name)?;
+        let new = NewVolume {
+            request: request_id(&asked.request_id)?,
+            source: Source::Fork(bundle.id, Point::Present),
+            required: None,
+            hint: optional("node_hint", &asked.node_hint)?,
+            limit: asked.quota_bytes.map_or(Limit::Default, Limit::Asked),
+            domain: None,
+            attributes: with_name(asked.attributes.into_iter().collect(), name.as_ref()),
+        };
+        Ok(Response::new(self.make(new).await?))
+    }
+
+    async fn delete_bundle(
+        &self,
+        request: Request<api::DeleteBundleRequest>,
+    ) -> Answer<api::DeleteBundleResponse> {
+        match bundle::find(&self.hub, &request.into_inner().bundle).await {
+            Ok(bundle) => order::delete(&self.hub, &bundle.id).await?,
+            Err(Error::NoBundle { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Response::new(api::DeleteBundleResponse {}))
+    }
+
+    async fn publish_template(&self, request: Request<api::PublishTemplateRequest>) -> Answer<api::Template> {
+        let asked = request.into_inner();
+        let source = self.find(&asked.volume_id).await?;
+        let name: ResourceName = required("name", &asked.name)?;
+        let point = point(&asked.entry_id, &asked.version)?;
+        bundle::publish_template(&self.hub, &source, point, &name).await?;
+        Ok(Response::new(self.template(&name).await?))
+    }
+
+    async fn delete_template(
+        &self,
+        request: Request<api::DeleteTemplateRequest>,
+    ) -> Answer<api::DeleteTemplateResponse> {
+        if let Some(template) = bundle::find_template(&self.hub, &request.into_inner().name).await? {
+            order::delete(&self.hub, &template).await?;
+        }
+        Ok(Response::new(api::DeleteTemplateResponse {}))
     }
 
     async fn set_quota(&self, request: Request<api::SetQuotaRequest>) -> Answer<api::Volume> {

@@ -75,6 +75,11 @@ pub fn prefix(kind: RecordKind) -> &'static str {
     }
 }
 
+/// Tells if a name is the pointer of a unique name, which people do not see.
+pub fn is_unique(name: &ResourceName) -> bool {
+    name.as_str().starts_with("unique.")
+}
+
 /// Returns the request that makes, or made, the record of this name.
 pub async fn request(hub: &Hub, name: &UniqueName) -> Result<RequestId, Error> {
     for _ in 0..ROUNDS {

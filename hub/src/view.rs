@@ -125,6 +125,7 @@ pub fn stored(record: &Record) -> hub::Volume {
             last_durable: takeover.durable.map(timestamp),
             taken: Some(timestamp(takeover.taken)),
         }),
+        pins: record.pins.iter().map(|(owner, entry)| (owner.clone(), entry.to_string())).collect(),
         ..hub::Volume::default()
     }
 }
@@ -185,24 +186,15 @@ pub fn entry(record: &Record, entry: &Entry) -> hub::Entry {
 
 /// Returns a page of the timeline, newest first, and the token of the next one. A token is the last entry shown; where
 /// that was thinned since, the page goes on with what is older than it was.
-pub fn timeline(
+pub async fn timeline(
+    store: &cas::Store,
     record: &Record,
     token: Option<(types::Timestamp, EntryId)>,
     size: usize,
-) -> (Vec<hub::Entry>, Option<String>) {
-    let mut entries = record.entries.iter().rev().peekable();
-    if let Some((time, id)) = token {
-        match record.entry(&id) {
-            Some(_) => drop(entries.by_ref().find(|entry| entry.id == id)),
-            None => while entries.next_if(|entry| entry.time >= time).is_some() {},
-        }
-    }
-    let page: Vec<&Entry> = entries.by_ref().take(size).collect();
-    let next = match (page.last(), entries.peek()) {
-        (Some(last), Some(_)) => Some(format!("{}.{}", last.time.0, last.id)),
-        _ => None,
-    };
-    (page.into_iter().map(|one| entry(record, one)).collect(), next)
+) -> Result<(Vec<hub::Entry>, Option<String>), cas::Error> {
+    let (page, more) = cas::timeline::list(store, record, token, size).await?;
+    let next = page.last().filter(|_| more).map(|last| format!("{}.{}", last.time.0, last.id));
+    Ok((page.iter().map(|one| entry(record, one)).collect(), next))
 }
 
 /// Reads the token of a timeline.

@@ -101,7 +101,7 @@ async fn a_project_begins_with_its_template() {
     let id = support::node::template(&cluster.store, "node", "node 22").await;
     let made = projects.create(missing).await.unwrap();
     assert_eq!(cluster.node("a").live(&made.id).unwrap(), "node 22");
-    assert_eq!(made.origin.unwrap().volume, id);
+    assert_eq!(made.origin.clone().unwrap().volume, id);
     assert_eq!(made.quota, Some(ByteSize(5 << 30)));
     let template = projects.template(&"node".parse().unwrap()).await.unwrap();
     assert_eq!((template.volume, template.version), (id.clone(), Some(version("node 22"))));
@@ -113,6 +113,11 @@ async fn a_project_begins_with_its_template() {
     // The older one's name belongs to the newer one: it stays.
     projects.delete(&old).await.unwrap();
     assert_eq!(projects.templates().await.unwrap().len(), 1);
+    let error = projects.delete(&id).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::FailedPrecondition, "{error}");
+    assert!(error.to_string().contains(made.id.as_str()), "who uses it is said: {error}");
+    assert_eq!(projects.templates().await.unwrap().len(), 1, "its name still leads to it");
+    projects.delete(&made.id).await.unwrap();
     projects.delete(&id).await.unwrap();
     assert!(projects.templates().await.unwrap().is_empty());
 }

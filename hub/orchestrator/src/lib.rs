@@ -11,12 +11,14 @@
 //! # Ok(()) }
 //! ```
 
+mod bundle;
 mod cluster;
 mod error;
 mod project;
 mod projects;
 mod timeline;
 
+pub use bundle::{Bundle, FORKED_FROM, NewInstall};
 pub use cluster::{Capacity, Check, HubStatus, Location, Node, NodeState, Template};
 pub use error::Error;
 pub use project::{Health, NewFork, NewProject, Origin, Point, Project, Quota, RecordKind, VolumeRef};

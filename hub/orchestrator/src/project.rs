@@ -296,6 +296,8 @@ pub struct Project {
     pub attributes: BTreeMap<String, String>,
     /// Branches and their tips.
     pub branches: BTreeMap<String, String>,
+    /// Entries that somebody holds, by who does.
+    pub pins: BTreeMap<String, String>,
     /// The absolute path of the live tree on its node; empty while it sleeps.
     pub path: String,
 }
@@ -330,6 +332,7 @@ impl TryFrom<hub::Volume> for Project {
             detail: volume.detail,
             attributes: volume.attributes.into_iter().collect(),
             branches: volume.branches.into_iter().collect(),
+            pins: volume.pins.into_iter().collect(),
             path: volume.path,
         })
     }

@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use types::{NodeName, RequestId, ResourceName};
 
+use crate::bundle::{Bundle, FORKED_FROM, NewInstall};
 use crate::cluster::{HubStatus, Location, Node, Template};
 use crate::error::Error;
 use crate::project::{NewFork, NewProject, Point, Project, VolumeRef};
@@ -169,6 +170,130 @@ impl Projects {
         let request = hub::RestoreVolumeRequest { volume_id: project.into().to_string(), entry_id, version };
         let answer = self.client().restore_volume(self.long(request)).await;
         Ok(took("restore the project", answer)?.try_into()?)
+    }
+
+    /// Names a point of the timeline, which is then never thinned; nothing: the durable head. A branch that names another
+    /// entry is an error unless it may move.
+    pub async fn set_branch(
+        &self,
+        project: impl Into<VolumeRef>,
+        branch: impl Into<String>,
+        at: Option<Point>,
+        may_move: bool,
+    ) -> Result<TimelineEntry, Error> {
+        let (entry_id, version) = Point::to_wire(at);
+        let request = hub::SetBranchRequest {
+            volume_id: project.into().to_string(),
+            branch: branch.into(),
+            entry_id,
+            version,
+            r#move: may_move,
+        };
+        let answer = self.client().set_branch(timed(request, SHORT_CALL)).await;
+        Ok(took("set the branch", answer)?.try_into()?)
+    }
+
+    /// Removes a branch. OK where there is none.
+    pub async fn delete_branch(
+        &self,
+        project: impl Into<VolumeRef>,
+        branch: impl Into<String>,
+    ) -> Result<(), Error> {
+        let request =
+            hub::DeleteBranchRequest { volume_id: project.into().to_string(), branch: branch.into() };
+        let answer = self.client().delete_branch(timed(request, SHORT_CALL)).await;
+        took("delete the branch", answer).map(|hub::DeleteBranchResponse {}| ())
+    }
+
+    /// Keeps a point of the timeline for as long as `owner` needs it; nothing: the durable head.
+    pub async fn pin(
+        &self,
+        project: impl Into<VolumeRef>,
+        owner: impl Into<String>,
+        at: Option<Point>,
+    ) -> Result<TimelineEntry, Error> {
+        let (entry_id, version) = Point::to_wire(at);
+        let request = hub::SetPinRequest {
+            volume_id: project.into().to_string(),
+            owner: owner.into(),
+            entry_id,
+            version,
+        };
+        let answer = self.client().set_pin(timed(request, SHORT_CALL)).await;
+        Ok(took("pin the entry", answer)?.try_into()?)
+    }
+
+    /// Lets go of what `owner` pinned. OK where it pinned nothing.
+    pub async fn unpin(&self, project: impl Into<VolumeRef>, owner: impl Into<String>) -> Result<(), Error> {
+        let request = hub::DeletePinRequest { volume_id: project.into().to_string(), owner: owner.into() };
+        let answer = self.client().delete_pin(timed(request, SHORT_CALL)).await;
+        took("unpin the entry", answer).map(|hub::DeletePinResponse {}| ())
+    }
+
+    /// Publishes a point of a project (nothing: its present state) as a bundle. The same state is the same bundle.
+    pub async fn publish(
+        &self,
+        project: impl Into<VolumeRef>,
+        at: Option<Point>,
+        name: Option<&ResourceName>,
+    ) -> Result<Bundle, Error> {
+        let (entry_id, version) = Point::to_wire(at);
+        let volume_id = project.into().to_string();
+        let request = hub::PublishBundleRequest { volume_id, entry_id, version, name: text(name) };
+        let answer = self.client().publish_bundle(self.long(request)).await;
+        Ok(took("publish the project", answer)?.try_into()?)
+    }
+
+    /// Returns all bundles, by id.
+    pub async fn bundles(&self) -> Result<Vec<Bundle>, Error> {
+        let answer = self.client().list_bundles(timed(hub::ListBundlesRequest {}, SHORT_CALL)).await;
+        let bundles = took("list bundles", answer)?.bundles;
+        Ok(bundles.into_iter().map(Bundle::try_from).collect::<Result<_, _>>()?)
+    }
+
+    /// Makes a project from a bundle (its id, or its name); the project says so ([`FORKED_FROM`]).
+    pub async fn install(&self, bundle: impl Into<VolumeRef>, new: NewInstall) -> Result<Project, Error> {
+        let bundle = bundle.into().to_string();
+        let mut attributes = new.attributes;
+        attributes.entry(FORKED_FROM.to_owned()).or_insert_with(|| bundle.clone());
+        let request = hub::InstallBundleRequest {
+            request_id: new.request.unwrap_or_else(RequestId::random).to_string(),
+            bundle,
+            name: text(new.name.as_ref()),
+            node_hint: text(new.node_hint.as_ref()),
+            quota_bytes: new.quota.to_wire(),
+            attributes: attributes.into_iter().collect(),
+        };
+        let answer = self.client().install_bundle(self.long(request)).await;
+        Ok(took("install the bundle", answer)?.try_into()?)
+    }
+
+    /// Deletes a bundle from which nothing that is there was made. OK where there is none.
+    pub async fn delete_bundle(&self, bundle: impl Into<VolumeRef>) -> Result<(), Error> {
+        let request = hub::DeleteBundleRequest { bundle: bundle.into().to_string() };
+        let answer = self.client().delete_bundle(self.long(request)).await;
+        took("delete the bundle", answer).map(|hub::DeleteBundleResponse {}| ())
+    }
+
+    /// Publishes a point of a project (nothing: its present state) as the template of a name.
+    pub async fn publish_template(
+        &self,
+        name: &ResourceName,
+        project: impl Into<VolumeRef>,
+        at: Option<Point>,
+    ) -> Result<Template, Error> {
+        let (entry_id, version) = Point::to_wire(at);
+        let volume_id = project.into().to_string();
+        let request = hub::PublishTemplateRequest { name: name.to_string(), volume_id, entry_id, version };
+        let answer = self.client().publish_template(self.long(request)).await;
+        Ok(took("publish the template", answer)?.try_into()?)
+    }
+
+    /// Deletes a template (by name, or by its record's id) from which nothing that is there was made.
+    pub async fn delete_template(&self, template: impl Into<VolumeRef>) -> Result<(), Error> {
+        let request = hub::DeleteTemplateRequest { name: template.into().to_string() };
+        let answer = self.client().delete_template(self.long(request)).await;
+        took("delete the template", answer).map(|hub::DeleteTemplateResponse {}| ())
     }
 
     /// Makes the present state durable. Writes nothing where nothing changed.

@@ -566,9 +566,48 @@ impl Node for Inner {
 
     async fn seal_version(
         &self,
-        _: Request<SealVersionRequest>,
+        request: Request<SealVersionRequest>,
     ) -> Result<Response<SealVersionResponse>, Status> {
-        Err(Status::unimplemented("the hub does not ask for this"))
+        self.called("seal").await?;
+        let asked = request.into_inner();
+        let id: VolumeId = required("volume_id", &asked.volume_id)?;
+        let version = match optional::<VersionId>("version", &asked.version)? {
+            Some(version) => version,
+            None => {
+                let (_, entry, _) = self.publish(&id, Role::Sync, String::new(), false).await?;
+                entry.version().unwrap()
+            }
+        };
+        let operation = self.session.begin().map_err(status)?;
+        let packs = BTreeSet::new();
+        let entry = cas::references::confirm_version(&operation, &id, &version, &packs).await;
+        let entry = entry.map_err(status)?;
+        let source = cas::record::get(&self.store, &id).await.map_err(status)?.value;
+        let sealed = lifecycle::NewSealed {
+            id: required("sealed_id", &asked.sealed_id)?,
+            kind: match asked.kind() {
+                proto::node::RecordKind::Template => RecordKind::Template,
+                proto::node::RecordKind::Bundle => RecordKind::Bundle,
+                proto::node::RecordKind::Unspecified
+                | proto::node::RecordKind::Volume
+                | proto::node::RecordKind::Snapshot
+                | proto::node::RecordKind::Orphan => RecordKind::Snapshot,
+            },
+            domain: source.domain.clone(),
+            origin: Some(Origin {
+                volume: id,
+                entry: Some(entry.id),
+                versions: cas::entry::tips(&entry.heads),
+            }),
+            heads: entry.heads,
+            request: required("request_id", &asked.request_id)?,
+            label: String::new(),
+            quota: source.quota,
+            attributes: asked.attributes.into_iter().collect(),
+        };
+        lifecycle::seal(&operation, sealed).await.map_err(status)?;
+        let answer = SealVersionResponse { sealed_id: asked.sealed_id, version: version.to_string() };
+        self.answer("seal", answer)
     }
 
     async fn get_volume(&self, request: Request<GetVolumeRequest>) -> Result<Response<Volume>, Status> {
