@@ -31,6 +31,8 @@ on_both_stores! {
     a_dead_nodes_volume_wakes_elsewhere_with_its_last_durable_state
     a_template_is_a_directory_that_volumes_begin_with
     a_deleted_volume_is_gone_and_the_others_stay
+    what_was_is_read_and_brought_back_asleep_or_awake
+    a_bundle_is_installed_and_stays_while_something_came_from_it
     every_daemon_dies_and_nothing_that_was_acknowledged_is_lost
 }
 
@@ -395,4 +397,107 @@ fn fill(root: &Path, acl: bool) -> Result<()> {
         [ "$2" = no ] || { setfacl -m u:1234:rw plain; setfacl -d -m g:99:rx dir; }
     "#;
     run(Command::new("bash").args(["-c", script, "fill"]).arg(root).arg(if acl { "yes" } else { "no" }))
+}
+
+fn what_was_is_read_and_brought_back_asleep_or_awake(kind: Kind) -> Result<()> {
+    let Some(cluster) = start("past", 2, kind)? else { return Ok(()) };
+    cluster.json(&["create", "shop"])?;
+    cluster.write("shop:src/page.html", b"one")?;
+    cluster.write("shop:src/deep/file", b"deep")?;
+    let first = cluster.json(&["snapshot", "shop", "--label", "first"])?;
+    let then = format!("shop@{}", &text(&first, "entry")?[..12]);
+    cluster.write("shop:src/page.html", b"two")?;
+    cluster.write("shop:new", b"new")?;
+    let second = cluster.json(&["snapshot", "shop"])?;
+    let now = format!("shop@{}", &text(&second, "version")?[..12]);
+
+    for asleep in [false, true] {
+        if asleep {
+            cluster.json(&["hibernate", "shop"])?;
+            assert_eq!(cluster.cat("shop:src/page.html")?, b"two", "what sleeps is read without waking it");
+        }
+        assert_eq!(cluster.cat(&format!("{then}:src/page.html"))?, b"one");
+        assert_eq!(cluster.cat(&format!("{now}:src/page.html"))?, b"two");
+        assert_eq!(cluster.refused(&["cat", &format!("{then}:new")])?.code, 3);
+        let stat = cluster.json(&["stat", &format!("{then}:src/page.html")])?;
+        assert_eq!((text(&stat, "etag")?.len(), stat["size"].as_u64()), (64, Some(3)));
+        let listed = cluster.json(&["ls", &format!("{then}:"), "-r"])?;
+        let tree = cluster.json(&["tree", &then])?;
+        assert_eq!(listed, tree);
+        assert_eq!(listed.as_array().context("an array")?.len(), 4);
+        let diff = cluster.json(&["diff", &then, &now])?;
+        let told: Vec<(&str, &str)> = diff
+            .as_array()
+            .context("an array")?
+            .iter()
+            .filter(|one| one["change"] != "metadata")
+            .map(|one| (one["change"].as_str().unwrap_or_default(), one["path"].as_str().unwrap_or_default()))
+            .collect();
+        assert_eq!(told, [("added", "new"), ("modified", "src/page.html")]);
+        assert_eq!(cluster.json(&["describe", "shop"])?["node"].is_null(), asleep, "nothing was woken");
+    }
+
+    cluster.json(&["wake", "shop"])?;
+    let part = cluster.json(&["restore", &format!("{then}:src/page.html")])?;
+    assert_eq!(part["replaced"], true);
+    assert_eq!(cluster.cat("shop:src/page.html")?, b"one");
+    assert_eq!(cluster.cat("shop:new")?, b"new", "the rest stays");
+    let copy = cluster.json(&["restore", &format!("{then}:src"), "--to", "old/src"])?;
+    assert_eq!((copy["replaced"].as_bool(), copy["files"].as_u64()), (Some(false), Some(2)));
+    assert_eq!(cluster.cat("shop:old/src/deep/file")?, b"deep");
+    // And out of the store, to this machine.
+    let outside = cluster.directory().join("outside");
+    cluster.json(&["cp", &format!("{then}:src/."), outside.to_str().context("UTF-8")?])?;
+    assert_eq!(fs::read(outside.join("deep/file"))?, b"deep");
+
+    // Nothing is written into the past, and what is not there is said.
+    assert_eq!(cluster.refused(&["cp", "/etc/hostname", &format!("{then}:x")])?.code, 2);
+    assert_eq!(cluster.refused(&["cat", "shop@ffffffffffff:x"])?.code, 3);
+    assert_eq!(cluster.refused(&["restore", "shop:src/page.html"])?.code, 2);
+    assert_eq!(cluster.refused(&["restore", &format!("{then}:none")])?.code, 3);
+    let synced = cluster.json(&["sync", "shop"])?;
+    assert_eq!(cluster.json(&["verify", "shop"])?["version"], synced["version"]);
+    Ok(())
+}
+
+fn a_bundle_is_installed_and_stays_while_something_came_from_it(kind: Kind) -> Result<()> {
+    let Some(cluster) = start("bundle", 2, kind)? else { return Ok(()) };
+    cluster.json(&["create", "shop"])?;
+    cluster.write("shop:page.html", b"one")?;
+    let bundle = cluster.json(&["bundle", "publish", "shop", "--name", "shop-app"])?;
+    assert_eq!(bundle["changed"], true);
+    let again = cluster.json(&["bundle", "publish", "shop"])?;
+    assert_eq!((&again["id"], &again["changed"]), (&bundle["id"], &Value::Bool(false)));
+    cluster.json(&["rm", "shop"])?;
+    let installed = cluster.json(&["bundle", "install", "shop-app", "mine"])?;
+    assert_eq!((&installed["origin"]["volume"], &installed["version"]), (&bundle["id"], &bundle["version"]));
+    assert_eq!(cluster.cat("mine:page.html")?, b"one");
+    let id = text(&bundle, "id")?;
+    assert_eq!(cluster.cat(&format!("{id}:page.html"))?, b"one", "a bundle is read without installing it");
+    let refused = cluster.refused(&["bundle", "rm", "shop-app"])?;
+    assert_eq!(refused.code, 3);
+
+    let entry = cluster.json(&["branch", "set", "mine", "golden"])?;
+    cluster.write("mine:page.html", b"two")?;
+    cluster.json(&["sync", "mine"])?;
+    let branches = cluster.json(&["branch", "ls", "mine"])?;
+    assert_eq!((&branches[0]["name"], &branches[0]["entry"]), (&Value::from("golden"), &entry["entry"]));
+    assert_eq!(cluster.refused(&["branch", "set", "mine", "golden"])?.code, 3);
+    cluster.json(&["branch", "set", "mine", "golden", "--move"])?;
+    cluster.json(&["branch", "rm", "mine", "golden"])?;
+    cluster.json(&["pin", "set", "mine", "backup"])?;
+    assert_eq!(cluster.json(&["pin", "ls", "mine"])?[0]["name"], "backup");
+    cluster.json(&["pin", "rm", "mine", "backup"])?;
+
+    let template = cluster.json(&["template", "publish", "mine", "base"])?;
+    cluster.json(&["create", "third", "--template", "base"])?;
+    assert_eq!(cluster.cat("third:page.html")?, b"two");
+    assert_eq!(cluster.refused(&["template", "rm", "base"])?.code, 3);
+    cluster.json(&["rm", "third"])?;
+    cluster.json(&["template", "rm", "base"])?;
+    assert_eq!(template[0]["name"], "base");
+    cluster.json(&["rm", "mine"])?;
+    cluster.json(&["bundle", "rm", "shop-app"])?;
+    assert_eq!(cluster.json(&["bundle", "ls"])?, Value::Array(Vec::new()));
+    Ok(())
 }

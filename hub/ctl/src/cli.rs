@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use orchestrator::{Quota, VolumeRef};
-use types::{ByteSize, Domain, NodeName, RequestId, ResourceName};
+use types::{ByteSize, Domain, NodeName, RequestId, ResourceName, VolumePath};
 
 use crate::limit::Limit;
 use crate::target::{FileTarget, VersionTarget};
@@ -67,8 +67,18 @@ pub enum Command {
     Snapshot(SnapshotArgs),
     /// Shows a volume's timeline, newest first.
     Log(VolumeArgs),
-    /// Takes a volume back to an earlier state; the present one is kept as a branch.
+    /// Takes a volume back to an earlier state, or a file or directory of it alone. Of a whole volume the present state is
+    /// kept as a branch.
     Restore(RestoreArgs),
+    /// Names points of a timeline, which are then never thinned.
+    #[command(subcommand)]
+    Branch(BranchCommand),
+    /// Keeps points of a timeline for as long as somebody needs them.
+    #[command(subcommand)]
+    Pin(PinCommand),
+    /// Publishes states that never change, and makes volumes from them.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Makes the present state durable in the store.
     Sync(VolumeArgs),
     /// Moves a volume to another node.
@@ -86,6 +96,12 @@ pub enum Command {
     Cp(CpArgs),
     /// Prints a file.
     Cat(CatArgs),
+    /// Says what is at a path, with its etag.
+    Stat(CatArgs),
+    /// Shows a directory and all below it.
+    Tree(CatArgs),
+    /// Tells which paths differ between two points in time.
+    Diff(DiffArgs),
     /// Writes a file from standard input: whole or not at all.
     Write(WriteArgs),
     /// Reads a whole version from the store and checks every byte against its hash.
@@ -100,7 +116,14 @@ impl Command {
         const DATA: Duration = Duration::from_secs(6 * 3600);
         const OTHER: Duration = Duration::from_secs(600);
         match self {
-            Self::Cp(_) | Self::Verify(_) | Self::Template(_) | Self::Cat(_) | Self::Write(_) => DATA,
+            Self::Cp(_)
+            | Self::Restore(_)
+            | Self::Bundle(_)
+            | Self::Tree(_)
+            | Self::Verify(_)
+            | Self::Template(_)
+            | Self::Cat(_)
+            | Self::Write(_) => DATA,
             Self::Dev(_)
             | Self::Nodes
             | Self::Create(_)
@@ -109,7 +132,10 @@ impl Command {
             | Self::Fork(_)
             | Self::Snapshot(_)
             | Self::Log(_)
-            | Self::Restore(_)
+            | Self::Branch(_)
+            | Self::Pin(_)
+            | Self::Stat(_)
+            | Self::Diff(_)
             | Self::Sync(_)
             | Self::Move(_)
             | Self::Hibernate(_)
@@ -225,7 +251,7 @@ pub struct CreateArgs {
 /// Arguments of `ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// VOL:PATH; without it, the volumes are listed.
+    /// VOL:PATH or VOL@VERSION:PATH; without it, the volumes are listed.
     pub what: Option<FileTarget>,
     /// Only the volumes on this node.
     #[arg(long, conflicts_with = "what")]
@@ -272,10 +298,125 @@ pub struct SnapshotArgs {
 /// Arguments of `restore`.
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
+    /// VOL@VERSION, or VOL@VERSION:PATH for a file or directory alone.
+    pub what: FileTarget,
+    /// Instead of @VERSION: an entry or version that `log` shows, or its first digits.
+    pub version: Option<String>,
+    /// Where in the volume the file or directory goes [default: where it was].
+    #[arg(long, value_name = "PATH", value_parser = volume_path)]
+    pub to: Option<VolumePath>,
+}
+
+/// Branches.
+#[derive(Debug, Subcommand)]
+pub enum BranchCommand {
+    /// Lists the branches of a volume.
+    Ls(VolumeArgs),
+    /// Makes a branch.
+    Set(BranchArgs),
+    /// Removes a branch; its entry is thinned like any other from then on.
+    Rm(NameArgs),
+}
+
+/// Arguments of `branch set`.
+#[derive(Debug, Args)]
+pub struct BranchArgs {
+    /// VOL@VERSION; VOL is its durable head.
+    pub at: VersionTarget,
+    /// The branch's name.
+    pub name: String,
+    /// Moves a branch that names another entry.
+    #[arg(long = "move")]
+    pub may_move: bool,
+}
+
+/// A branch or pin of a volume.
+#[derive(Debug, Args)]
+pub struct NameArgs {
     /// The volume.
     pub volume: VolumeRef,
-    /// An entry or version that `log` shows, or its first digits.
-    pub to: String,
+    /// The branch, or who pins.
+    pub name: String,
+}
+
+/// Pins.
+#[derive(Debug, Subcommand)]
+pub enum PinCommand {
+    /// Lists the pins of a volume.
+    Ls(VolumeArgs),
+    /// Pins an entry in somebody's name, in place of the one that this name pinned before.
+    Set(PinArgs),
+    /// Lets go of what a name pinned.
+    Rm(NameArgs),
+}
+
+/// Arguments of `pin set`.
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// VOL@VERSION; VOL is its durable head.
+    pub at: VersionTarget,
+    /// Who needs it.
+    pub name: String,
+}
+
+/// Bundles.
+#[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Publishes a state of a volume. The same state is the same bundle.
+    Publish(PublishArgs),
+    /// Lists the bundles.
+    Ls,
+    /// Makes a volume from a bundle.
+    Install(InstallArgs),
+    /// Deletes a bundle from which nothing that is there was made.
+    Rm(BundleArgs),
+}
+
+/// Arguments of `bundle publish`.
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// VOL@VERSION; VOL is its present state.
+    pub what: VersionTarget,
+    /// A name to find it by, which from then on means this bundle.
+    #[arg(long)]
+    pub name: Option<ResourceName>,
+}
+
+/// Arguments of `bundle install`.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// The bundle's id, or its name.
+    pub bundle: VolumeRef,
+    /// A name for the new volume.
+    pub name: Option<ResourceName>,
+    /// Where to put it if possible.
+    #[arg(long)]
+    pub node: Option<NodeName>,
+    /// The most it may hold [default: as what was published].
+    #[arg(long, value_parser = quota)]
+    pub quota: Option<Quota>,
+    /// The same request id again is answered with the same volume.
+    #[arg(long)]
+    pub request_id: Option<RequestId>,
+}
+
+/// One bundle or template.
+#[derive(Debug, Args)]
+pub struct BundleArgs {
+    /// Its id, or its name.
+    pub name: VolumeRef,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// VOL@VERSION; VOL is its durable head.
+    pub earlier: VersionTarget,
+    /// VOL@VERSION of the same volume or another; VOL is its durable head.
+    pub later: VersionTarget,
+    /// At most this many paths.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
 }
 
 /// Arguments of `move`.
@@ -311,8 +452,21 @@ pub struct RmArgs {
 pub enum TemplateCommand {
     /// Makes a template from a directory of this machine.
     Create(TemplateArgs),
+    /// Publishes a state of a volume as a template.
+    Publish(TemplatePublishArgs),
     /// Lists the templates.
     Ls,
+    /// Deletes a template from which nothing that is there was made.
+    Rm(BundleArgs),
+}
+
+/// Arguments of `template publish`.
+#[derive(Debug, Args)]
+pub struct TemplatePublishArgs {
+    /// VOL@VERSION; VOL is its present state.
+    pub what: VersionTarget,
+    /// The template's name, which from then on means this state.
+    pub name: ResourceName,
 }
 
 /// Arguments of `template create`.
@@ -339,10 +493,10 @@ pub struct CpArgs {
     pub recursive: bool,
 }
 
-/// Arguments of `cat`.
+/// Arguments of `cat`, `stat` and `tree`.
 #[derive(Debug, Args)]
 pub struct CatArgs {
-    /// VOL:PATH
+    /// VOL:PATH, or VOL@VERSION:PATH
     pub file: FileTarget,
 }
 
@@ -381,6 +535,10 @@ fn quota(text: &str) -> Result<Quota, String> {
         Ok(bytes) => Ok(Quota::Bytes(bytes)),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn volume_path(text: &str) -> Result<VolumePath, String> {
+    VolumePath::parse(text).map_err(|error| error.to_string())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -4,6 +4,8 @@
 //! document on standard output, and what went wrong on standard error with what to do about it. `output` is the only
 //! module that prints; `error` decides the exit code.
 
+pub mod branch;
+pub mod bundle;
 pub mod call;
 pub mod cli;
 pub mod context;
@@ -81,14 +83,26 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Wake(args) => volumes::wake(&context, output, args).await,
         Command::Snapshot(args) => timeline::snapshot(&context, output, args).await,
         Command::Log(args) => timeline::log(&context, output, &args.volume).await,
-        Command::Restore(args) => timeline::restore(&context, output, &args.volume, &args.to).await,
+        Command::Restore(args) => timeline::restore(&context, output, args).await,
+        Command::Branch(command) => branch::run(&context, output, command).await,
+        Command::Pin(command) => branch::pins(&context, output, command).await,
+        Command::Bundle(command) => bundle::run(&context, output, command).await,
         Command::Sync(args) => timeline::sync(&context, output, &args.volume).await,
         Command::Template(cli::TemplateCommand::Create(args)) => {
             template::create(&context, output, args).await
         }
+        Command::Template(cli::TemplateCommand::Publish(args)) => {
+            template::publish(&context, output, args).await
+        }
         Command::Template(cli::TemplateCommand::Ls) => template::list(&context, output).await,
+        Command::Template(cli::TemplateCommand::Rm(args)) => {
+            template::remove(&context, output, &args.name).await
+        }
         Command::Cp(args) => copy::run(&context, output, args).await,
         Command::Cat(args) => files::cat(&context, output, &args.file).await,
+        Command::Stat(args) => files::stat(&context, output, &args.file).await,
+        Command::Tree(args) => files::tree(&context, output, &args.file).await,
+        Command::Diff(args) => files::diff(&context, output, &args).await,
         Command::Write(args) => files::write(&context, output, args).await,
         Command::Verify(args) => verify::run(&context, output, &args.volume).await,
     }

@@ -11,7 +11,7 @@ use types::{ByteSize, Timestamp};
 
 use crate::cli::Format;
 use crate::error::{Error, Result};
-use crate::view::Time;
+use crate::view::{File, Time};
 
 /// Something that is a line of a table.
 pub trait Row: Serialize {
@@ -75,6 +75,29 @@ impl Output {
                 self.text(&trimmed(table))
             }
         }
+    }
+
+    /// Prints a directory and all below it, drawn as a tree; or a JSON array. `depth` is how deep the directory is.
+    ///
+    /// # Errors
+    /// Standard output does not take it.
+    pub fn tree(&self, top: &str, depth: usize, files: &[File]) -> Result<()> {
+        if self.format == Format::Json {
+            return self.json(&files);
+        }
+        let mut text = format!("{}\n", printable(top));
+        for file in files {
+            let level = file.path.split('/').count().saturating_sub(depth + 1);
+            let name = file.path.rsplit('/').next().unwrap_or_default();
+            let slash = if file.kind == "directory" { "/" } else { "" };
+            let link = file.target.as_ref().map_or_else(String::new, |target| format!(" -> {target}"));
+            text.push_str(&format!(
+                "{}{}\n",
+                "  ".repeat(level + 1),
+                printable(&format!("{name}{slash}{link}"))
+            ));
+        }
+        self.text(text.trim_end())
     }
 
     /// Prints bytes as they are.

@@ -43,18 +43,23 @@ pub fn digits(text: &str) -> Result<&str, InvalidTarget> {
     }
 }
 
-/// `VOL:PATH`; `VOL` alone is its root.
+/// `VOL:PATH` or `VOL@VERSION:PATH`; without a path it is the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileTarget {
     /// The volume.
     pub volume: VolumeRef,
+    /// An entry or version id, or its first digits; absent: what is there now.
+    pub version: Option<String>,
     /// Below its root.
     pub path: VolumePath,
 }
 
 impl fmt::Display for FileTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.volume, self.path)
+        match &self.version {
+            Some(version) => write!(f, "{}@{version}:{}", self.volume, self.path),
+            None => write!(f, "{}:{}", self.volume, self.path),
+        }
     }
 }
 
@@ -73,8 +78,8 @@ impl FileTarget {
             Some(at) => (&bytes[..at], &bytes[at + 1..]),
             None => (bytes, &b""[..]),
         };
-        let volume = String::from_utf8_lossy(volume);
-        Ok(Self { volume: volume.parse()?, path: VolumePath::parse(path)? })
+        let VersionTarget { volume, version } = String::from_utf8_lossy(volume).parse()?;
+        Ok(Self { volume, version, path: VolumePath::parse(path)? })
     }
 }
 
@@ -155,8 +160,11 @@ mod tests {
         for text in ["v:../x", "v:a/../../b", "v:a\0b", "v:a//b", long.as_str()] {
             assert!(text.parse::<FileTarget>().is_err(), "{text:?}");
         }
+        let target: FileTarget = "app@12ab:src/x".parse().unwrap();
+        assert_eq!((target.version.as_deref(), target.path.as_bytes()), (Some("12ab"), &b"src/x"[..]));
         for text in ["v@", "v@xyz", "v@..", "v@12", "v@ABCD"] {
             assert!(text.parse::<VersionTarget>().is_err(), "{text:?}");
+            assert!(format!("{text}:path").parse::<FileTarget>().is_err(), "{text:?}");
         }
     }
 

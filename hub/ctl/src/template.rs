@@ -11,14 +11,17 @@ use cas::lifecycle::{NewSealed, seal};
 use cas::names::{self, Expected, NameKind};
 use cas::record::Quota;
 use cas::{Cache, RecordKind, Session, Store, WriteOptions, Writer, Written, entry, record};
+use orchestrator::VolumeRef;
 use types::{Domain, NodeName, PoolId, RequestId, ResourceName, VolumeId};
 
-use crate::cli::TemplateArgs;
+use crate::bundle::point;
+use crate::call::patiently;
+use crate::cli::{TemplateArgs, TemplatePublishArgs};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::store;
-use crate::view::{Template, TemplateMade};
+use crate::view::{Gone, Template, TemplateMade};
 
 /// Nodes and hub take a session for dead whose beat stands still for several seconds.
 const BEAT: Duration = Duration::from_secs(1);
@@ -116,6 +119,29 @@ async fn beats(session: &Session) -> Error {
             return Error::of_store("keep the session alive")(error);
         }
     }
+}
+
+/// Publishes a state of a volume as a template.
+///
+/// # Errors
+/// There is no such state, or the hub says no.
+pub async fn publish(context: &Context, output: &Output, args: TemplatePublishArgs) -> Result<()> {
+    let projects = context.projects()?;
+    let at = point(&projects, &args.what).await?;
+    let asked = Error::asked(format!("publish {} as the template {}", args.what.volume, args.name));
+    let made = patiently(async || projects.publish_template(&args.name, &args.what.volume, at).await).await;
+    output.list(&[Template::from(made.map_err(asked)?)])
+}
+
+/// Deletes a template.
+///
+/// # Errors
+/// Something was made from it, or the hub says no.
+pub async fn remove(context: &Context, output: &Output, name: &VolumeRef) -> Result<()> {
+    let projects = context.projects()?;
+    let gone = patiently(async || projects.delete_template(name).await).await;
+    gone.map_err(Error::asked(format!("delete the template {name}")))?;
+    output.list(&[Gone { name: name.to_string() }])
 }
 
 /// Lists the templates.

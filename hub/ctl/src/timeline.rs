@@ -4,7 +4,7 @@ use orchestrator::{Point, Projects, TimelineEntry, VolumeRef};
 use types::EntryId;
 
 use crate::call::patiently;
-use crate::cli::SnapshotArgs;
+use crate::cli::{RestoreArgs, SnapshotArgs};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::output::Output;
@@ -39,7 +39,26 @@ pub async fn log(context: &Context, output: &Output, target: &VolumeRef) -> Resu
 ///
 /// # Errors
 /// There is no such entry, or the hub says no.
-pub async fn restore(context: &Context, output: &Output, target: &VolumeRef, to: &str) -> Result<()> {
+pub async fn restore(context: &Context, output: &Output, args: RestoreArgs) -> Result<()> {
+    let words = match (&args.what.version, &args.version) {
+        (Some(words), None) | (None, Some(words)) => words.clone(),
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(Error::usage(
+                format!("{} is to be restored to one version", args.what.volume),
+                format!("write `sailctl restore {}@VERSION`; `sailctl log` shows them", args.what.volume),
+            ));
+        }
+    };
+    if !args.what.path.is_root() {
+        return crate::files::restore(context, output, &args.what, &words, args.to.as_ref()).await;
+    }
+    if args.to.is_some() {
+        return Err(Error::usage(
+            "--to is where a file or directory goes",
+            "write VOL@VERSION:PATH before it",
+        ));
+    }
+    let (target, to) = (&args.what.volume, words.as_str());
     let projects = context.projects()?;
     let volume = projects.get(target).await.map_err(Error::asked(format!("look up {target}")))?;
     let entry = resolve(&projects, target, to).await?;

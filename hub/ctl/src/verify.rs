@@ -22,10 +22,10 @@ const CACHE_BYTES: usize = 256 << 20;
 pub async fn run(context: &Context, output: &Output, target: &VersionTarget) -> Result<()> {
     let store = store::open(context).await?;
     let record = find(context, &store, &target.volume).await?;
-    let entry = choose(&record, target)?;
+    let entry = choose(&store, &record, target).await?;
     let spinner = output.spinner(&format!("reading {}", target.volume));
     let reader = Reader::new(store.clone(), Cache::new(CACHE_BYTES));
-    let mut verified = Verified::new(record.id.clone(), entry);
+    let mut verified = Verified::new(record.id.clone(), &entry);
     for tree in entry.heads.values() {
         let report = reader.verify(tree).await.map_err(|error| {
             Error::store(format!("verify {}@{}", record.id, tree.version.short()), &error)
@@ -58,15 +58,17 @@ async fn find(context: &Context, store: &Store, target: &VolumeRef) -> Result<Re
     Ok(record::get(store, &project.id).await.map_err(&failed)?.value)
 }
 
-fn choose<'a>(record: &'a Record, target: &VersionTarget) -> Result<&'a Entry> {
+async fn choose(store: &Store, record: &Record, target: &VersionTarget) -> Result<Entry> {
     let Some(words) = &target.version else {
-        return record.head_entry().ok_or_else(|| {
+        return record.head_entry().cloned().ok_or_else(|| {
             let message = format!("{} has no version yet", target.volume);
             Error::state(message, format!("`sailctl sync {}` makes one", target.volume))
         });
     };
     let start = digits(words)?;
-    let newest_first: Vec<&Entry> = record.entries.iter().rev().collect();
+    let failed = Error::of_store(format!("read the timeline of {}", target.volume));
+    let mut newest_first = cas::timeline::entries(store, record).await.map_err(failed)?;
+    newest_first.reverse();
     let spelled: Vec<_> = newest_first
         .iter()
         .map(|entry| {
@@ -74,7 +76,7 @@ fn choose<'a>(record: &'a Record, target: &VersionTarget) -> Result<&'a Entry> {
         })
         .collect();
     match pick(&spelled, start) {
-        Picked::One(number) => Ok(newest_first[number]),
+        Picked::One(number) => Ok(newest_first.swap_remove(number)),
         Picked::None => Err(Error::state(
             format!("no entry and no version of {} begins with {words}", target.volume),
             format!("`sailctl log {}` shows them", target.volume),

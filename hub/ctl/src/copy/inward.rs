@@ -32,6 +32,7 @@ pub(super) async fn copy(
     into: bool,
     copied: &mut Copied,
 ) -> Result<()> {
+    crate::files::refuse_past(target)?;
     let files = Files::open(context, &target.volume).await?;
     let there = files.stat(&target.path).await?;
     let directory = there.as_ref().is_some_and(|entry| entry.r#type() == FileType::Directory);

@@ -34,7 +34,7 @@ pub(super) async fn copy(
     destination: &Path,
     copied: &mut Copied,
 ) -> Result<()> {
-    let files = Files::open(context, &target.volume).await?;
+    let files = Files::open_for_reading(context, target).await?;
     let Some(top) = files.stat(&target.path).await? else {
         return Err(Error::call(format!("copy {target}"), tonic::Status::not_found("there is nothing")));
     };

@@ -88,6 +88,85 @@ impl Row for File {
     }
 }
 
+impl Fields for File {
+    fn fields(&self, _now: Timestamp) -> Vec<(&'static str, String)> {
+        let mut fields = vec![
+            ("path", self.path.clone()),
+            ("type", self.kind.clone()),
+            ("mode", self.mode.clone()),
+            ("owner", format!("{}:{}", self.uid, self.gid)),
+            ("size", self.size.to_string()),
+            ("modified", dash(self.modified.map(|time| time.0).as_ref())),
+        ];
+        fields.extend(self.etag.iter().map(|etag| ("etag", etag.clone())));
+        fields.extend(self.target.iter().map(|target| ("target", target.clone())));
+        fields
+    }
+}
+
+/// How a path differs between two points in time.
+#[derive(Debug, Serialize)]
+pub struct Difference {
+    /// added, removed, modified, metadata.
+    pub change: String,
+    /// Below the root; what is not UTF-8 in it is shown as U+FFFD.
+    pub path: String,
+    /// Its bytes in hex, where they are not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
+}
+
+impl From<files::Difference> for Difference {
+    fn from(difference: files::Difference) -> Self {
+        use files::difference::Kind;
+        let change = match difference.kind() {
+            Kind::Unspecified => "unknown",
+            Kind::Added => "added",
+            Kind::Removed => "removed",
+            Kind::Modified => "modified",
+            Kind::Metadata => "metadata",
+        };
+        Self {
+            change: change.to_owned(),
+            path: String::from_utf8_lossy(&difference.path).into_owned(),
+            path_hex: std::str::from_utf8(&difference.path).is_err().then(|| hex(&difference.path)),
+        }
+    }
+}
+
+impl Row for Difference {
+    const HEADS: &'static [&'static str] = &["CHANGE", "PATH"];
+
+    fn cells(&self, _now: Timestamp) -> Vec<String> {
+        vec![self.change.clone(), self.path.clone()]
+    }
+}
+
+/// What restoring a part of a volume answers.
+#[derive(Debug, Serialize)]
+pub struct RestoredPart {
+    /// The volume's id.
+    pub id: String,
+    /// What stands there now.
+    #[serde(flatten)]
+    pub file: File,
+    /// Something stood there before.
+    pub replaced: bool,
+    /// Names that are no directories.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Fields for RestoredPart {
+    fn fields(&self, _now: Timestamp) -> Vec<(&'static str, String)> {
+        vec![
+            (if self.replaced { "replaced" } else { "made" }, format!("{}:{}", self.id, self.file.path)),
+            ("files", format!("{} ({})", self.files, size(self.bytes))),
+        ]
+    }
+}
+
 /// What was written.
 #[derive(Debug, Serialize)]
 pub struct Written {

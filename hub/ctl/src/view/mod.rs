@@ -1,12 +1,14 @@
 //! What `-o json` prints: these fields are a contract (README.md); tables show the same, shortened.
 
+mod bundle;
 mod file;
 mod node;
 mod stored;
 mod timeline;
 mod volume;
 
-pub use file::{Copied, File, Written};
+pub use bundle::{Bundle, Gone, Named};
+pub use file::{Copied, Difference, File, RestoredPart, Written};
 pub use node::{Check, Node, Template};
 pub use stored::{TemplateMade, Verified};
 pub use timeline::{Entry, Restored, Synced};
