@@ -779,3 +779,48 @@ async fn a_record_that_went_away_is_told_and_not_written_again() {
 fn the_store_time_of_the_world_begins_where_it_says() {
     assert_eq!(World::new().clock.now(), BEGIN);
 }
+
+#[tokio::test]
+async fn a_record_says_how_its_owner_took_it_from_one_that_did_not_give_it() {
+    let world = World::new();
+    let (a, b, c) = (world.node("a").await, world.node("b").await, world.node("c").await);
+    a.create(&id("v"), "v0").await;
+    assert_eq!(world.record(&id("v")).await.takeover, None);
+    let durable = world.record(&id("v")).await.head_entry().unwrap().time;
+    session::fence(&b.store, &a.session.id()).await.unwrap();
+    let claim = b.acquire(&id("v")).await.unwrap();
+    let record = world.record(&id("v")).await;
+    let takeover = record.taken_over().unwrap().clone();
+    assert_eq!((takeover.from, takeover.by), (a.session.id(), Some(b.session.id())));
+    assert_eq!((takeover.epoch, takeover.durable), (claim.epoch, Some(durable)));
+    assert_eq!(takeover.window(), takeover.taken.since(durable));
+    // It stays with the record, and speaks of this owner alone, whatever that one publishes.
+    b.publish(&claim, &["v0"], "v1").await.unwrap();
+    assert_eq!(world.record(&id("v")).await.taken_over(), Some(&takeover));
+    b.release(&claim, "v1").await.unwrap();
+    c.acquire(&id("v")).await.unwrap();
+    let record = world.record(&id("v")).await;
+    assert_eq!(record.taken_over(), None, "it was given to c");
+    assert_eq!(record.takeover.as_deref(), Some(&takeover), "and is not forgotten");
+    // Taken away first and taken later: the collector gives a dead owner's volumes to nobody.
+    session::fence(&b.store, &c.session.id()).await.unwrap();
+    lifecycle::unseat(&b.store, &id("v"), &c.session.id()).await.unwrap();
+    assert_eq!(world.record(&id("v")).await.taken_over().unwrap().by, None);
+    let claim = b.acquire(&id("v")).await.unwrap();
+    let record = world.record(&id("v")).await;
+    let takeover = record.taken_over().unwrap();
+    assert_eq!((takeover.from, takeover.by), (c.session.id(), Some(b.session.id())));
+    assert_eq!(takeover.epoch, claim.epoch);
+    // A pool that takes its own volume again has all that it wrote.
+    session::fence(&a.store, &b.session.id()).await.unwrap();
+    let pool = b.session.id().pool;
+    let again = Session::join_next(&b.store, pool, 1, &"b".parse().unwrap(), "b").await.unwrap();
+    let tips = record.head_tips();
+    lifecycle::acquire(&again, &id("v"), &tips, false).await.unwrap();
+    assert_eq!(world.record(&id("v")).await.taken_over(), None);
+    session::fence(&a.store, &again.id()).await.unwrap();
+    lifecycle::unseat(&a.store, &id("v"), &again.id()).await.unwrap();
+    let third = Session::join_next(&b.store, pool, 2, &"b".parse().unwrap(), "b").await.unwrap();
+    lifecycle::acquire(&third, &id("v"), &tips, false).await.unwrap();
+    assert_eq!(world.record(&id("v")).await.taken_over(), None);
+}

@@ -124,6 +124,8 @@ impl Collector {
                 if next.owner != Some(owner) {
                     return Ok(Next::Already);
                 }
+                // Whoever takes it next carries on from here, and says what may be lost.
+                next.takeover = Some(next.taken_from(owner, None, self.store.clock().now()));
                 next.owner = None;
                 next.epoch = next.epoch.next();
                 Ok(Next::Write(next))

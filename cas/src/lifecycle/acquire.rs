@@ -122,7 +122,9 @@ fn takeover(record: &Record, session: &Session, time: Timestamp) -> Option<Box<T
     let me = session.id();
     match (record.owner, &record.takeover) {
         (Some(owner), _) if owner.pool != me.pool => Some(record.taken_from(owner, Some(me), time)),
-        (None, Some(away)) if away.by.is_none() && away.epoch == record.epoch => {
+        (None, Some(away))
+            if away.by.is_none() && away.epoch == record.epoch && away.from.pool != me.pool =>
+        {
             let away = Takeover::clone(away);
             Some(Box::new(Takeover { by: Some(me), epoch: record.epoch.next(), ..away }))
         }

@@ -355,7 +355,7 @@ impl node_server::Node for CsiNode {
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Answer<csi::NodePublishVolumeResponse> {
-        self.publish(request.into_inner()).await?;
+        Box::pin(self.publish(request.into_inner())).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
 
@@ -363,7 +363,7 @@ impl node_server::Node for CsiNode {
         &self,
         request: Request<csi::NodeUnpublishVolumeRequest>,
     ) -> Answer<csi::NodeUnpublishVolumeResponse> {
-        self.unpublish(request.into_inner()).await?;
+        Box::pin(self.unpublish(request.into_inner())).await?;
         Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
     }
 
