@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cas::entry::Tips;
+use cas::entry::{Heads, Tips, data_head};
 use cas::gc::Phase;
 use cas::guard::Known;
 use cas::lifecycle::{self, Authority, NewSealed};
@@ -648,6 +648,38 @@ async fn a_restore_keeps_the_old_head_as_an_entry_and_a_branch() {
     let unknown = lifecycle::Target::Entry(types::EntryId([7; 32]));
     let refused = lifecycle::restore_head(&operation, &claim, &knows(&["v2"]), unknown, "").await;
     assert!(matches!(refused, Err(Error::NoEntry { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_is_written_to_a_replaced_tree_is_kept_beside_the_line() {
+    let world = World::new();
+    let node = world.node("a").await;
+    let claim = node.create(&id("v"), "v0").await;
+    node.publish(&claim, &["v0"], "v1").await.unwrap();
+    let first = world.record(&id("v")).await.entries[0].id;
+    let operation = node.session.begin().unwrap();
+    let target = lifecycle::Target::Entry(first);
+    lifecycle::restore_head(&operation, &claim, &knows(&["v1"]), target, "to the first").await.unwrap();
+    let head = world.record(&id("v")).await.head;
+    let late = put_version(&operation, "late").await.unwrap();
+    let keep = async |known: &[&str], heads: &Heads| {
+        lifecycle::keep_branch(&operation, &claim, &knows(known), heads.clone(), "late").await
+    };
+    // Its answer is lost: found again, it is there once.
+    node.faults.at(CallKind::Put, "vol/", 0, Fault::LostAnswer);
+    assert_eq!(keep(&["v0"], &late).await.unwrap().as_deref(), Some("pre-restore/2"));
+    assert_eq!(keep(&["v0"], &late).await.unwrap(), None, "it is on the timeline");
+    let record = world.record(&id("v")).await;
+    assert_eq!(record.head, head, "the line goes on where it was");
+    let kept = record.entry(&record.branches["pre-restore/2"]).unwrap();
+    assert_eq!(kept.version(), Some(version("late")));
+    assert_eq!(kept.previous, Some(record.branches["pre-restore/1"]), "it grew from what the restore kept");
+    // Bytes that nobody proved, and a place that was lost, are refused.
+    let unproven = data_head(reference(&"default/01m8a6z107z35dhth8cn12dhzn.1.1".parse().unwrap(), "x"));
+    assert!(matches!(keep(&["v0"], &unproven).await, Err(Error::Unproven { .. })));
+    let later = put_version(&operation, "later").await.unwrap();
+    assert!(matches!(keep(&["elsewhere"], &later).await, Err(Error::Lost { .. })));
+    node.publish(&claim, &["v0"], "v2").await.unwrap();
 }
 
 #[tokio::test]

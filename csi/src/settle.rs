@@ -225,7 +225,8 @@ impl Node {
         Ok(())
     }
 
-    /// Stores a tree of the volume's directory as an orphan record, unless its version is listed already.
+    /// Stores a tree of the volume's directory as a branch of the volume, or as an orphan record where its place is lost,
+    /// unless its version is listed already.
     async fn keep_aside(
         self: &Arc<Self>,
         volume: &Arc<Volume>,
@@ -263,9 +264,16 @@ impl Node {
             {
                 return Ok(None);
             }
-            let lost = Claim { id: volume.id.clone(), birth: facts.about.birth, epoch };
             let version = written.tree.version;
             let heads = data_head(written.tree);
+            if let Ok(claim) = volume.claim(session.id()) {
+                // Still ours: it stands beside the line.
+                let known = self.known(volume);
+                let branch = lifecycle::keep_branch(&operation, &claim, &known, heads, reason).await?;
+                tracing::warn!(volume = %volume.id, ?branch, version = %version.short(), reason, "kept as a branch");
+                return Ok(Some(version));
+            }
+            let lost = Claim { id: volume.id.clone(), birth: facts.about.birth, epoch };
             let orphan = lifecycle::make_orphan(&operation, &lost, &facts.domain, heads, reason).await?.into_inner();
             tracing::warn!(volume = %volume.id, orphan = %orphan.value.id, version = %version.short(), reason, "kept as an orphan");
             Ok(Some(version))

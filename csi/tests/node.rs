@@ -338,11 +338,18 @@ async fn a_restore_under_a_mount_says_so_and_keeps_what_is_still_written() {
     assert!(names(live(&node, "vol-1")).is_empty());
     node.settle_all().await;
     assert_eq!(names(node.pool().path().join("volumes/vol-1")), ["about", "base", "data", "snap"]);
-    let orphans: Vec<_> = cas::record::list(&store).await.unwrap();
-    let orphan = orphans.iter().find(|record| record.value.kind == cas::RecordKind::Orphan).unwrap();
-    let tree = orphan.value.head_entry().unwrap().heads.values().next().unwrap();
-    let late = node.reader().stat(tree, &types::VolumePath::parse("late").unwrap()).await.unwrap();
-    assert!(late.is_some(), "what the pod wrote after the restore is kept");
+    let records = cas::record::list(&store).await.unwrap();
+    assert_eq!(records.len(), 1, "no orphan: the volume is still this node's");
+    let record = &records[0].value;
+    assert_eq!(record.branches.keys().collect::<Vec<_>>(), ["pre-restore/1", "pre-restore/2"]);
+    assert_eq!(record.head_entry().unwrap().version(), Some(first.version), "the line did not move");
+    let late = record.branches["pre-restore/2"];
+    node.restore(&id("vol-1"), Wanted::Entry(late)).await.unwrap();
+    assert_eq!(
+        names(live(&node, "vol-1")),
+        ["late", "second"],
+        "what the pod wrote after the restore is kept"
+    );
     stop(node).await;
 }
 

@@ -15,7 +15,7 @@ pub use acquire::{Acquired, acquire, forget_copy, release, unseat};
 pub use create::{begin_create, begin_create_born, finish_begun, finish_create};
 pub use delete::{Authority, delete, purge, undelete};
 pub use publish::{Publication, Published, publish};
-pub use restore::{Restored, Target, restore_head};
+pub use restore::{Restored, Target, keep_branch, restore_head};
 pub use seal::{NewSealed, make_orphan, seal};
 pub use settings::{
     Exchanged, Taken, exchange_attributes, remove_branch, set_attributes, set_branch, set_pin, set_quota,
@@ -62,10 +62,11 @@ fn grow(record: &mut Record, entry: Entry, now: Timestamp) {
     thin::apply(record, &plan);
 }
 
-/// The time of an entry that follows the head: never before it, whichever store or pool told it, and never the same, so
-/// that times put a timeline in order.
+/// The time of an entry that follows those there are: never before them, whichever store or pool told it, and never the
+/// same, so that times put a timeline in order.
 fn time_after(record: &Record, now: Timestamp) -> Timestamp {
-    record.head_entry().map_or(now, |head| now.max(head.time.plus(Duration::from_nanos(1))))
+    let newest = record.entries.iter().map(|entry| entry.time).max();
+    newest.map_or(now, |time| now.max(time.plus(Duration::from_nanos(1))))
 }
 
 /// Keeps the record small after it has grown. What was published is durable whether or not this succeeds; what it

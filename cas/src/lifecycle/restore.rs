@@ -3,7 +3,7 @@
 
 use types::{Change, EntryId};
 
-use crate::entry::{Entry, Heads, Role};
+use crate::entry::{Entry, Heads, Role, tips};
 use crate::error::Error;
 use crate::guard::{Claim, Known};
 use crate::record::{self, Record};
@@ -113,6 +113,53 @@ fn roll_branches(record: &mut Record) {
 
 fn number(branch: &str) -> Option<u64> {
     branch.strip_prefix("pre-restore/")?.parse().ok()
+}
+
+/// Keeps `heads` beside the line, as an entry with the branch `pre-restore/<n>`: what was still written to a tree after a
+/// restore had replaced it. The head stays where it is. Returns nothing where every version is on the timeline already.
+///
+/// `heads` are proven under the operation.
+pub async fn keep_branch(
+    operation: &Operation,
+    claim: &Claim,
+    known: &Known,
+    heads: Heads,
+    label: &str,
+) -> Result<Option<String>, Error> {
+    let session = operation.session();
+    let wanted = tips(&heads);
+    let mut time = None;
+    let mut kept = None;
+    let changed = update(session.store(), Some(operation), &claim.id, |current| {
+        let record = &current.value;
+        session.observe(current.modified);
+        let time = *time.get_or_insert_with(|| session.store_time());
+        // Also this call's own write, found again.
+        if record.entries.iter().any(|entry| tips(&entry.heads) == wanted) {
+            return Ok(Next::Already);
+        }
+        super::guard(record, &session.id(), claim, known)?;
+        references::check(operation, record, &heads)?;
+        let branch = free_branch(record);
+        let time = super::time_after(record, time);
+        let before = newest_branch(record);
+        let entry = Entry::new(&claim.id, heads.clone(), before, time, Role::Event, label, claim.epoch)?;
+        let mut next = record.clone();
+        next.branches.insert(branch.clone(), entry.id);
+        next.entries.push(entry);
+        roll_branches(&mut next);
+        kept = Some(branch);
+        Ok(Next::Write(next))
+    });
+    changed.await?;
+    Ok(kept)
+}
+
+/// Returns what the newest restore kept.
+fn newest_branch(record: &Record) -> Option<EntryId> {
+    let newest =
+        record.branches.iter().filter_map(|(name, entry)| Some((number(name)?, *entry))).max_by_key(|b| b.0);
+    newest.map(|(_, entry)| entry)
 }
 
 /// Returns the first `pre-restore/<n>` after every one there is, so that a number is not taken again while a later one
