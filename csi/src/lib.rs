@@ -8,6 +8,7 @@ pub mod basis;
 pub mod changes;
 pub mod clone;
 pub mod cold;
+pub mod compute;
 pub mod config;
 pub mod create;
 pub mod csi;

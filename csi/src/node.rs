@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use types::{NodeName, SessionId};
 
+use crate::compute::Meter;
 use crate::config::NodeConfig;
 use crate::error::Error;
 use crate::known::KnownBytes;
@@ -44,6 +45,7 @@ pub struct Node {
     store_trouble: Mutex<String>,
     spare_groups: Mutex<BTreeSet<GroupId>>,
     metrics: Metrics,
+    meter: Meter,
 }
 
 impl Node {
@@ -68,6 +70,7 @@ impl Node {
             store_trouble: Mutex::default(),
             spare_groups: Mutex::default(),
             metrics: Metrics::default(),
+            meter: Meter::default(),
         }
     }
 
@@ -187,6 +190,11 @@ impl Node {
     /// A reader of trees.
     pub fn reader(&self) -> Reader {
         Reader::new(self.store.clone(), Arc::clone(&self.cache))
+    }
+
+    /// What looks at the machine.
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// What was last wrong with the store; empty when all is well.

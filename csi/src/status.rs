@@ -98,6 +98,7 @@ impl Node {
             available_bytes: available,
             used_bytes: used,
             volumes: u32::try_from(self.volumes().len()).unwrap_or(u32::MAX),
+            compute: self.meter().look(),
         })
     }
 

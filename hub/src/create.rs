@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::flight::{Course, Operation};
 use crate::nodes::LiveNode;
 use crate::order::owner;
-use crate::placement::{Wish, place};
+use crate::placement::{Budget, Wish, place};
 use crate::state::Intent;
 use crate::view::head_version;
 
@@ -325,6 +325,7 @@ fn choose(
             .or_else(|| begins.beside.clone()),
         allowed: Vec::new(),
         content_bytes: begins.content_bytes,
+        budget: Budget::default(),
     };
     let content = begins.origin.as_ref().map(|(volume, version)| (volume, Some(version)));
     let candidates: Vec<_> = live

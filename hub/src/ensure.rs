@@ -15,31 +15,34 @@ use crate::create::goes_elsewhere;
 use crate::error::Error;
 use crate::flight::{Course, Operation};
 use crate::nodes::LiveNode;
-use crate::placement::{Wish, place};
+use crate::placement::{Budget, Wish, place};
 use crate::view::head_version;
 
 /// How many nodes are tried before the caller is told; also how often a caller whose candidates differ from those of the
 /// operation it joined tries its own.
 const ROUNDS: usize = 3;
 
-/// Makes a volume usable on one of `candidates` (none: any).
+/// Makes a volume usable on one of `candidates` (none: any) that has `budget` free.
 pub async fn ensure(
     hub: &Arc<Hub>,
     volume: &VolumeId,
     candidates: &[NodeName],
+    budget: Budget,
 ) -> Result<api::EnsureCachedResponse, Error> {
+    let operation = Operation::Ensure(budget);
     for _ in 0..ROUNDS {
-        let answer = fly(hub, volume, Operation::Ensure, candidates).await?;
+        let answer = fly(hub, volume, operation.clone(), candidates, budget).await?;
         if candidates.is_empty() || candidates.iter().any(|candidate| candidate.as_str() == answer.node) {
             return Ok(answer);
         }
     }
-    Err(Error::Busy { volume: volume.clone(), operation: Operation::Ensure.describe() })
+    Err(Error::Busy { volume: volume.clone(), operation: operation.describe() })
 }
 
 /// Moves a volume to a node.
 pub async fn move_to(hub: &Arc<Hub>, volume: &VolumeId, node: &NodeName) -> Result<(), Error> {
-    fly(hub, volume, Operation::Move(node.clone()), std::slice::from_ref(node)).await.map(drop)
+    let operation = Operation::Move(node.clone());
+    fly(hub, volume, operation, std::slice::from_ref(node), Budget::default()).await.map(drop)
 }
 
 async fn fly(
@@ -47,10 +50,11 @@ async fn fly(
     volume: &VolumeId,
     operation: Operation,
     candidates: &[NodeName],
+    budget: Budget,
 ) -> Result<api::EnsureCachedResponse, Error> {
     let (owned, id, allowed) = (Arc::clone(hub), volume.clone(), candidates.to_vec());
     let work = |course: Arc<Course<Done>>| async move {
-        bring(&owned, &id, &allowed, &course).await.map(Done::Ensured)
+        bring(&owned, &id, &allowed, budget, &course).await.map(Done::Ensured)
     };
     match hub.flights.fly(volume, operation, work).await? {
         Done::Ensured(answer) => Ok(answer),
@@ -85,6 +89,7 @@ async fn bring(
     hub: &Hub,
     volume: &VolumeId,
     allowed: &[NodeName],
+    budget: Budget,
     course: &Course<Done>,
 ) -> Result<api::EnsureCachedResponse, Error> {
     let mut failed: Vec<NodeName> = Vec::new();
@@ -93,20 +98,22 @@ async fn bring(
     for _ in 0..ROUNDS {
         let record = hub.catalog.volume(volume).await?;
         let outcome = match hub.whereabouts(&record, hub.verdict_time()).await? {
-            Whereabouts::Live(node) if allowed.is_empty() || allowed.contains(node.name()) => {
+            Whereabouts::Live(node)
+                if (allowed.is_empty() || allowed.contains(node.name())) && budget.fits(node.free()) =>
+            {
                 course.towards(node.name());
                 here(hub, &node, &record).await
             }
             Whereabouts::Live(owner) => {
-                let target =
-                    choose(hub, &record, allowed, &failed).map_err(|error| last.take().unwrap_or(error))?;
+                let target = choose(hub, &record, allowed, budget, &failed)
+                    .map_err(|error| last.take().unwrap_or(error))?;
                 course.towards(target.name());
                 relocate(hub, &record, &owner, &target).await
             }
             asleep @ (Whereabouts::Asleep | Whereabouts::Fenced | Whereabouts::Dead { .. }) => {
                 // Before anything is fenced there has to be a place to go.
-                let target =
-                    choose(hub, &record, allowed, &failed).map_err(|error| last.take().unwrap_or(error))?;
+                let target = choose(hub, &record, allowed, budget, &failed)
+                    .map_err(|error| last.take().unwrap_or(error))?;
                 course.towards(target.name());
                 if let Whereabouts::Dead { session, .. } = asleep {
                     hub.fence(volume, session).await?;
@@ -141,7 +148,8 @@ async fn bring(
             Err(error) => return Err(error),
         }
     }
-    Err(last.unwrap_or(Error::Busy { volume: volume.clone(), operation: Operation::Ensure.describe() }))
+    Err(last
+        .unwrap_or(Error::Busy { volume: volume.clone(), operation: Operation::Ensure(budget).describe() }))
 }
 
 /// Verifies that the owner's node has the volume, and lets it materialise what it lost.
@@ -228,7 +236,13 @@ async fn release(
 }
 
 /// Chooses where a volume goes that is not where it may be.
-fn choose(hub: &Hub, record: &Record, allowed: &[NodeName], failed: &[NodeName]) -> Result<LiveNode, Error> {
+fn choose(
+    hub: &Hub,
+    record: &Record,
+    allowed: &[NodeName],
+    budget: Budget,
+    failed: &[NodeName],
+) -> Result<LiveNode, Error> {
     let live = hub.nodes.live();
     let wish = Wish {
         required: match allowed {
@@ -238,6 +252,7 @@ fn choose(hub: &Hub, record: &Record, allowed: &[NodeName], failed: &[NodeName])
         hint: None,
         allowed: allowed.to_vec(),
         content_bytes: record.quota.charge_bytes,
+        budget,
     };
     let version = head_version(record);
     let candidates: Vec<_> = live

@@ -146,11 +146,6 @@ pub enum Error {
     /// No node will do.
     #[error(transparent)]
     Placement(#[from] NoPlace),
-    /// Nodes do not tell their free CPU and memory.
-    #[error(
-        "a budget was given, but nodes do not report free CPU and memory; choose candidates and leave it out"
-    )]
-    Budget,
     /// The owner is not heard here, but not dead either.
     #[error("{volume} is on {node}, which is silent (not declared dead); try again in a few seconds")]
     OwnerSilent {
@@ -321,8 +316,7 @@ impl Classify for Error {
             | Self::OtherStore { .. }
             | Self::StateInUse { .. }
             | Self::ForeignObject { .. } => Kind::FailedPrecondition,
-            Self::Placement(NoPlace::Full { .. }) => Kind::ResourceExhausted,
-            Self::Budget => Kind::Unimplemented,
+            Self::Placement(NoPlace::Full { .. } | NoPlace::Busy { .. }) => Kind::ResourceExhausted,
             // Somebody has to be there; a node that restarts is back in a moment.
             Self::Placement(NoPlace::NoneLive { .. }) | Self::OwnerSilent { .. } | Self::ShuttingDown => {
                 Kind::Unavailable

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use types::{NodeName, VolumeId};
 
 use crate::error::Error;
+use crate::placement::Budget;
 
 /// More operations at once than this are a caller gone wild, not work.
 const MOST_FLIGHTS: usize = 1024;
@@ -22,8 +23,8 @@ pub enum Operation {
     Delete,
     /// It is being brought to an entry or version.
     Restore(String),
-    /// It is being made usable somewhere.
-    Ensure,
+    /// It is being made usable somewhere, with this much free beside it.
+    Ensure(Budget),
     /// It is being moved to a node.
     Move(NodeName),
     /// It is being put to sleep.
@@ -37,7 +38,7 @@ impl Operation {
             Self::Create(_) => "being created",
             Self::Delete => "being deleted",
             Self::Restore(_) => "being restored",
-            Self::Ensure => "being brought to a node",
+            Self::Ensure(_) => "being brought to a node",
             Self::Move(_) => "being moved",
             Self::Hibernate => "being put to sleep",
         }
@@ -178,8 +179,8 @@ mod tests {
                     .await
             }
         };
-        let first = tokio::spawn(fly(Operation::Ensure));
-        let second = tokio::spawn(fly(Operation::Ensure));
+        let first = tokio::spawn(fly(Operation::Ensure(Budget::default())));
+        let second = tokio::spawn(fly(Operation::Ensure(Budget::default())));
         tokio::time::sleep(Duration::from_millis(20)).await;
         let other = fly(Operation::Delete).await.unwrap_err();
         assert!(matches!(other, Error::Busy { .. }), "{other}");
@@ -196,7 +197,7 @@ mod tests {
         let id = volume();
         let left = tokio::time::timeout(
             Duration::from_millis(10),
-            flights.fly(&id, Operation::Ensure, |_| async move {
+            flights.fly(&id, Operation::Ensure(Budget::default()), |_| async move {
                 tokio::time::sleep(Duration::from_millis(40)).await;
                 done.send_replace(true);
                 Ok(1)
@@ -209,8 +210,10 @@ mod tests {
     #[tokio::test]
     async fn an_operation_that_panics_frees_its_volume() {
         let flights = Flights::<u32>::new(TaskTracker::new());
-        let error =
-            flights.fly(&volume(), Operation::Ensure, |_| async { panic!("on purpose") }).await.unwrap_err();
+        let error = flights
+            .fly(&volume(), Operation::Ensure(Budget::default()), |_| async { panic!("on purpose") })
+            .await
+            .unwrap_err();
         assert!(matches!(error, Error::OperationDied { .. }), "{error}");
         assert_eq!(flights.fly(&volume(), Operation::Delete, |_| async { Ok(2) }).await.unwrap(), 2);
     }

@@ -15,7 +15,7 @@ use types::{Clock, NodeName, SessionId, Timestamp, VersionId, VolumeId};
 
 use crate::error::Error;
 use crate::liveness::{Liveness, Signs, Timings, judge};
-use crate::placement;
+use crate::placement::{self, Budget};
 
 /// How a node introduced itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,15 @@ impl LiveNode {
             || version.is_some_and(|version| self.templates.contains(&format!("{volume}@{version}")))
     }
 
+    /// Returns what it last said is free of its CPU and memory.
+    pub fn free(&self) -> Option<Budget> {
+        let compute = self.capacity.as_ref()?.compute?;
+        Some(Budget {
+            cpu_millis: compute.available_cpu_millis,
+            memory_bytes: compute.available_memory_bytes,
+        })
+    }
+
     /// Returns what placement looks at.
     pub fn candidate(&self, content: Option<(&VolumeId, Option<&VersionId>)>) -> placement::Candidate {
         placement::Candidate {
@@ -75,6 +84,7 @@ impl LiveNode {
                 available_bytes: capacity.available_bytes,
                 volumes: capacity.volumes,
             }),
+            free: self.free(),
             has_content: content.is_some_and(|(volume, version)| self.has_content(volume, version)),
         }
     }

@@ -16,7 +16,7 @@ use crate::ensure::{dead, ensure};
 use crate::error::Error;
 use crate::flight::Operation;
 use crate::nodes::LiveNode;
-use crate::placement::NoPlace;
+use crate::placement::{Budget, NoPlace};
 use crate::view::head_version;
 
 /// How often a delete looks again for a node that can do it, and a restore at what it is decided on.
@@ -52,7 +52,7 @@ async fn awake(hub: &Arc<Hub>, volume: &VolumeId) -> Result<LiveNode, Error> {
     if let Some(node) = owner(hub, &record, hub.reconnect_time()).await? {
         return Ok(node);
     }
-    let woken = ensure(hub, volume, &[]).await?;
+    let woken = ensure(hub, volume, &[], Budget::default()).await?;
     let node = proto::convert::required("node", &woken.node)?;
     let gone = || Error::OwnerSilent { volume: volume.clone(), node: woken.node.clone() };
     hub.nodes.live_by_name(&node).ok_or_else(gone)

@@ -12,6 +12,8 @@ pub struct Candidate {
     pub node: NodeName,
     /// What it said about its pool; nothing before its first heartbeat.
     pub room: Option<Room>,
+    /// What is free of its CPU and memory; nothing before it has said so.
+    pub free: Option<Budget>,
     /// The content that the volume begins with is there already.
     pub has_content: bool,
 }
@@ -27,6 +29,30 @@ pub struct Room {
     pub volumes: u32,
 }
 
+/// CPU and memory: what is free on a node, or wanted there beside the volume. Nothing wanted is zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Thousandths of a CPU.
+    pub cpu_millis: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+}
+
+impl Budget {
+    /// Tells if this much is free on a node. One that has not said what it has fits what wants nothing.
+    pub fn fits(&self, free: Option<Self>) -> bool {
+        let free = free.unwrap_or_default();
+        self.cpu_millis <= free.cpu_millis && self.memory_bytes <= free.memory_bytes
+    }
+}
+
+impl std::fmt::Display for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let memory = types::ByteSize(self.memory_bytes);
+        write!(f, "{}.{:03} CPU and {memory} of memory", self.cpu_millis / 1_000, self.cpu_millis % 1_000)
+    }
+}
+
 /// What is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wish {
@@ -38,6 +64,8 @@ pub struct Wish {
     pub allowed: Vec<NodeName>,
     /// What its content takes on a node that has none of it.
     pub content_bytes: u64,
+    /// What will be put beside it.
+    pub budget: Budget,
 }
 
 /// Why no node will do.
@@ -63,6 +91,22 @@ pub enum NoPlace {
         /// How many live nodes were looked at.
         nodes: usize,
     },
+    /// All that have room for it are busy.
+    #[error("no node has {wanted} free: {}", have(.nodes))]
+    Busy {
+        /// What was wanted.
+        wanted: Budget,
+        /// What is free on those that were looked at.
+        nodes: Vec<(NodeName, Option<Budget>)>,
+    },
+}
+
+fn have(nodes: &[(NodeName, Option<Budget>)]) -> String {
+    let one = |(node, free): &(NodeName, Option<Budget>)| match free {
+        Some(free) => format!("{node} has {free}"),
+        None => format!("{node} has not said yet"),
+    };
+    nodes.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn among(allowed: &[NodeName]) -> String {
@@ -101,6 +145,11 @@ pub fn place(wish: &Wish, live: &[Candidate]) -> Result<Vec<NodeName>, NoPlace> 
         let needed_bytes = possible.iter().map(|candidate| needed(candidate)).min().unwrap_or(RESERVE_BYTES);
         return Err(NoPlace::Full { needed_bytes, nodes: possible.len() });
     }
+    let looked_at = || fitting.iter().map(|candidate| (candidate.node.clone(), candidate.free)).collect();
+    if !fitting.iter().any(|candidate| wish.budget.fits(candidate.free)) {
+        return Err(NoPlace::Busy { wanted: wish.budget, nodes: looked_at() });
+    }
+    fitting.retain(|candidate| wish.budget.fits(candidate.free));
     fitting.sort_by_key(|candidate| {
         (
             wish.hint.as_ref() != Some(&candidate.node),
@@ -128,6 +177,7 @@ mod tests {
         Candidate {
             node: name.parse().unwrap(),
             room: Some(Room { total_bytes: 100 * GIB, available_bytes: available, volumes }),
+            free: None,
             has_content,
         }
     }
@@ -211,8 +261,40 @@ mod tests {
 
     #[test]
     fn a_node_that_has_not_said_how_full_it_is_comes_last_but_counts() {
-        let unknown = Candidate { node: "a".parse().unwrap(), room: None, has_content: false };
+        let unknown = Candidate { node: "a".parse().unwrap(), room: None, free: None, has_content: false };
         assert_eq!(names(&Wish::default(), &[unknown, node("b", GIB, 0, false)]).unwrap(), ["b", "a"]);
+    }
+
+    #[test]
+    fn a_budget_leaves_out_busy_nodes_and_says_what_they_have() {
+        let busy = |name: &str, cpu_millis, memory| Candidate {
+            free: Some(Budget { cpu_millis, memory_bytes: memory * GIB }),
+            ..node(name, GIB, 0, name == "a")
+        };
+        let live = [busy("a", 500, 8), busy("b", 4_000, 1), busy("c", 2_000, 4), node("d", GIB, 0, false)];
+        let wish = |cpu_millis, memory, only: Option<&str>| Wish {
+            budget: Budget { cpu_millis, memory_bytes: memory * GIB },
+            required: only.map(|node| node.parse().unwrap()),
+            ..Wish::default()
+        };
+        let table: [(&str, Wish, &[&str]); 5] = [
+            ("nothing asked, nothing left out", wish(0, 0, None), &["a", "b", "c", "d"]),
+            ("CPU", wish(1_000, 0, None), &["b", "c"]),
+            ("memory", wish(0, 4, None), &["a", "c"]),
+            ("both, exactly", wish(2_000, 4, None), &["c"]),
+            ("on the node asked for", wish(4_000, 1, Some("b")), &["b"]),
+        ];
+        for (what, wish, best_first) in table {
+            assert_eq!(names(&wish, &live).unwrap(), best_first, "{what}");
+        }
+        let error = names(&wish(1_500, 8, None), &live).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no node has 1.500 CPU and 8.0 GiB of memory free: a has 0.500 CPU and 8.0 GiB of memory; \
+             b has 4.000 CPU and 1.0 GiB of memory; c has 2.000 CPU and 4.0 GiB of memory; d has not said yet"
+        );
+        let error = names(&wish(1_000, 0, Some("a")), &live).unwrap_err();
+        assert!(matches!(error, NoPlace::Busy { nodes, .. } if nodes.len() == 1));
     }
 
     #[test]

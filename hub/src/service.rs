@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::flight::Operation;
 use crate::group::{NewGroup, seal_group};
 use crate::liveness::Liveness;
+use crate::placement::Budget;
 use crate::records::Range;
 use crate::seal::{NewSeal, seal};
 use crate::unique::{UniqueName, is_unique, living, request};
@@ -141,7 +142,7 @@ impl HubService {
         let owner = record.owner.map(|owner| (owner, hub.nodes.liveness(owner)));
         let name = || record.node.as_ref().map_or_else(String::new, ToString::to_string);
         let state = match (hub.flights.current(&volume), owner) {
-            (Some((Operation::Move(_) | Operation::Ensure, Some(towards))), owner)
+            (Some((Operation::Move(_) | Operation::Ensure(_), Some(towards))), owner)
                 if record.node.as_ref() != Some(&towards)
                     || owner.is_none_or(|(_, liveness)| liveness != Some(Liveness::Live)) =>
             {
@@ -347,12 +348,10 @@ impl Service for HubService {
         request: Request<api::EnsureCachedRequest>,
     ) -> Answer<api::EnsureCachedResponse> {
         let asked = request.into_inner();
-        if asked.budget_cpu_millis > 0 || asked.budget_memory_bytes > 0 {
-            return Err(Error::Budget.into());
-        }
+        let budget = Budget { cpu_millis: asked.budget_cpu_millis, memory_bytes: asked.budget_memory_bytes };
         let candidates = candidates(&asked.candidates)?;
         let volume = self.find(&asked.volume_id).await?;
-        Ok(Response::new(ensure::ensure(&self.hub, &volume, &candidates).await?))
+        Ok(Response::new(ensure::ensure(&self.hub, &volume, &candidates, budget).await?))
     }
 
     async fn move_volume(&self, request: Request<api::MoveVolumeRequest>) -> Answer<api::Volume> {

@@ -71,7 +71,7 @@ fn health(volume: &hub::Volume, seen: &OwnerSeen) -> (wire::Health, String) {
     }
     match &seen.operation {
         Some(Operation::Move(node)) => return (wire::Health::Moving, format!("on its way to {node}")),
-        Some(Operation::Ensure | Operation::Restore(_)) => {
+        Some(Operation::Ensure(_) | Operation::Restore(_)) => {
             return (wire::Health::Restoring, "being brought to a node".to_owned());
         }
         Some(Operation::Create(_) | Operation::Delete | Operation::Hibernate) | None => {}

@@ -334,6 +334,53 @@ async fn a_wake_finds_another_node_where_the_best_one_is_full() {
 }
 
 #[tokio::test]
+async fn a_budget_moves_a_volume_to_where_it_fits_or_says_what_there_is() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let projects = cluster.projects();
+    let shop = project_on(&projects, "a", "one").await;
+    let ask = |cpu: u64, memory_gib: u64, candidates: &[&str]| proto::hub::EnsureCachedRequest {
+        volume_id: shop.id.to_string(),
+        candidates: candidates.iter().map(ToString::to_string).collect(),
+        budget_cpu_millis: cpu,
+        budget_memory_bytes: memory_gib << 30,
+    };
+    let error = cluster.client().ensure_cached(ask(1, 0, &[])).await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+    assert!(error.message().contains("a has not said yet; b has not said yet"), "{error}");
+    for (node, cpu, memory) in [("a", 500, 16), ("b", 4_000, 4)] {
+        cluster.node(node).disk.lock().unwrap().compute = Some(proto::node::Compute {
+            cpu_millis: 8_000,
+            available_cpu_millis: cpu,
+            memory_bytes: 32 << 30,
+            available_memory_bytes: memory << 30,
+        });
+        let name = node.parse().unwrap();
+        eventually("the hub was told", async || {
+            cluster.hub.hub.nodes.live_by_name(&name).is_some_and(|node| node.free().is_some())
+        })
+        .await;
+    }
+    let answer = cluster.client().ensure_cached(ask(500, 16, &[])).await.unwrap().into_inner();
+    assert_eq!(answer.node, "a", "it is there and fits");
+    let answer = cluster.client().ensure_cached(ask(2_000, 4, &[])).await.unwrap().into_inner();
+    assert_eq!(answer.node, "b", "it does not fit where it is");
+    for (cpu, memory, candidates, said) in [
+        (
+            2_000,
+            8,
+            &[][..],
+            "no node has 2.000 CPU and 8.0 GiB of memory free: a has 0.500 CPU and 16.0 GiB of memory; b has",
+        ),
+        (2_000, 4, &["a"][..], "a has 0.500 CPU and 16.0 GiB of memory"),
+    ] {
+        let error = cluster.client().ensure_cached(ask(cpu, memory, candidates)).await.unwrap_err();
+        assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+        assert!(error.message().contains(said), "{error}");
+    }
+    assert_eq!(projects.get(&shop).await.unwrap().node, "b".parse().ok(), "nothing moved");
+}
+
+#[tokio::test]
 async fn a_create_whose_node_died_half_way_is_finished_by_another() {
     let cluster = Cluster::start(&["a", "b"]).await;
     let projects = cluster.projects();

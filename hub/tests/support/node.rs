@@ -35,6 +35,8 @@ pub struct Disk {
     pub delays: BTreeMap<&'static str, Duration>,
     /// Calls that do their work and then lose the answer, so often.
     pub lost_answers: BTreeMap<&'static str, u32>,
+    /// What it says of its CPU and memory.
+    pub compute: Option<Compute>,
 }
 
 /// A volume on disk.
@@ -212,12 +214,15 @@ async fn attach(inner: &Inner, hub: SocketAddr) -> bool {
                 Ok(None) | Err(_) => return false,
             },
             _ = tick.tick() => {
-                let copies = inner.disk.lock().unwrap().copies.clone();
+                let (copies, compute) = {
+                    let disk = inner.disk.lock().unwrap();
+                    (disk.copies.clone(), disk.compute)
+                };
                 let count = u32::try_from(copies.len()).unwrap();
                 let volumes = copies.iter().map(|(id, copy)| describe(id, copy)).collect();
                 let inventory = Inventory { volumes, complete: true, ..Inventory::default() };
                 let capacity =
-                    Capacity { total_bytes: 100 << 30, available_bytes: 90 << 30, used_bytes: 10 << 30, volumes: count };
+                    Capacity { total_bytes: 100 << 30, available_bytes: 90 << 30, used_bytes: 10 << 30, volumes: count, compute };
                 let heartbeat = Heartbeat { capacity: Some(capacity), checks: Vec::new() };
                 for said in [attach_request::Message::Inventory(inventory), attach_request::Message::Heartbeat(heartbeat)] {
                     if say.send(message(said)).await.is_err() {
