@@ -11,6 +11,7 @@ mod start;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use btrfs::{Dir, Errno};
 use nix::fcntl::Flock;
@@ -33,6 +34,12 @@ const METADATA_RESERVE: ByteSize = ByteSize(8 << 20);
 /// Less free data space than this, and the pool takes nothing new.
 const DATA_RESERVE: ByteSize = ByteSize(16 << 20);
 
+/// A commit that takes longer may wait for a request that the kernel missed.
+const NUDGE: Duration = Duration::from_millis(50);
+
+/// A nudge itself can be missed, and then waits for the next one.
+const NUDGES: usize = 2;
+
 /// A mounted pool that this process holds the lock of. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Pool(Arc<Inner>);
@@ -49,6 +56,7 @@ struct Inner {
     noatime: bool,
     features: btrfs::features::Features,
     permits: Arc<Semaphore>,
+    nudges: Arc<Semaphore>,
     commits: Commits,
     /// One commit at a time; the next caller leads the next one.
     commit_running: Mutex<()>,
@@ -130,7 +138,28 @@ impl Pool {
         if self.0.unsafe_no_commit {
             return Ok(());
         }
-        self.run(move |root| Ok(wait(root)?)).await
+        let mut waiting = std::pin::pin!(self.run(move |root| Ok(wait(root)?)));
+        loop {
+            match tokio::time::timeout(NUDGE, &mut waiting).await {
+                Ok(done) => return done,
+                Err(_) => self.nudge(),
+            }
+        }
+    }
+
+    /// Asks for a commit once more. The kernel's transaction thread misses a request that comes while it ends the commit
+    /// before: it is awake, so waking it does nothing, and then it sleeps for thirty seconds (seen on 6.18, with everybody
+    /// in `START_SYNC`). Another request wakes it.
+    #[expect(clippy::disallowed_methods, reason = "the door's own permits may all wait for this")]
+    fn nudge(&self) {
+        let Ok(nudge) = Arc::clone(&self.0.nudges).try_acquire_owned() else { return };
+        let root = Arc::clone(&self.0.root);
+        drop(tokio::task::spawn_blocking(move || {
+            let _nudge = nudge;
+            if let Err(error) = btrfs::commit::start(&root) {
+                tracing::debug!(%error, "a commit could not be asked for again; who waits for it is told");
+            }
+        }));
     }
 
     /// The pool's root as a path, for people and for mounts.

@@ -13,6 +13,7 @@ use common::{TestPool, fork, has_btrfs, head, id, live, request, stop, store};
 use csi::node::Node;
 use csi::restore::Wanted;
 use csi::sync::SyncRequest;
+use futures::StreamExt as _;
 use types::VersionId;
 
 const VOLUMES: usize = 30;
@@ -111,6 +112,30 @@ async fn a_sweep_sees_writes_in_nested_subvolumes_after_restores_and_in_forks() 
     let synced = node.sync(&id("vol-2"), SyncRequest::plain()).await.unwrap();
     assert!(!synced.changed, "the sweep had stored all of it");
     drop(mounted);
+    stop(node).await;
+}
+
+/// Many commits close behind each other: the kernel misses a request for one now and then, and by itself looks again after
+/// thirty seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_creates_does_not_wait_for_the_kernels_own_commit() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    let creates = (0..800).map(|number| {
+        let node = Arc::clone(&node);
+        async move {
+            let started = std::time::Instant::now();
+            node.create(request(&name(number))).await.unwrap();
+            started.elapsed()
+        }
+    });
+    let times: Vec<_> = futures::stream::iter(creates).buffer_unordered(32).collect().await;
+    let slowest = times.into_iter().max().unwrap();
+    assert!(slowest < std::time::Duration::from_secs(15), "a create took {slowest:?}");
     stop(node).await;
 }
 

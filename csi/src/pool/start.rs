@@ -84,6 +84,7 @@ impl Pool {
             identity,
             quota,
             permits: Arc::new(Semaphore::new(PERMITS)),
+            nudges: Arc::new(Semaphore::new(super::NUDGES)),
             commits: Commits::new(),
             commit_running: Mutex::new(()),
             unsafe_no_commit: config.unsafe_no_commit,
