@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cas::lifecycle::{self, Exchanged};
-use cas::record::Record;
+use cas::record::{Record, State};
 use proto::node as wire;
 use proto::node::settings_client::SettingsClient;
 use types::VolumeId;
@@ -28,7 +28,7 @@ pub async fn set_quota(hub: &Hub, volume: &VolumeId, limit_bytes: u64) -> Result
         }
         Whereabouts::Asleep | Whereabouts::Fenced => {
             let limit = (limit_bytes != 0).then_some(limit_bytes);
-            lifecycle::set_quota(&hub.store, volume, limit).await?;
+            lifecycle::set_quota(&hub.store, volume, limit).await.map_err(gone)?;
         }
         // A node that comes back with its session would go on with the old limit.
         Whereabouts::Dead { node, .. } => return Err(Error::OwnerDead { volume: volume.clone(), node }),
@@ -47,8 +47,9 @@ pub async fn set_attributes(
 ) -> Result<(), Error> {
     hub.catalog.living(volume).await?;
     let acted_upon = proto::settings::ALL.iter().any(|setting| wanted.contains_key(*setting));
-    let outcome =
-        lifecycle::exchange_attributes(&hub.store, volume, &optional(expected), &optional(wanted)).await?;
+    let outcome = lifecycle::exchange_attributes(&hub.store, volume, &optional(expected), &optional(wanted))
+        .await
+        .map_err(gone)?;
     match outcome {
         Exchanged::Done(_) => {
             let record = hub.catalog.read(volume).await?;
@@ -71,6 +72,14 @@ async fn tell(hub: &Hub, record: &Record) -> Result<(), Error> {
     let answer = client.apply_settings(request).await;
     let failed = |status| Error::Node { node: node.name().clone(), action: "act upon the settings", status };
     answer.map(drop).map_err(failed)
+}
+
+/// A volume that was deleted since it was looked at is one that is not there.
+fn gone(error: cas::Error) -> Error {
+    if let cas::Error::WrongState { id, state: State::Deleted | State::Purged } = &error {
+        return Error::NoVolume { volume: id.to_string() };
+    }
+    error.into()
 }
 
 fn optional(values: BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
