@@ -360,6 +360,21 @@ pub fn scrape(address: &str) -> Result<BTreeMap<String, f64>> {
         .collect()
 }
 
+/// A channel to a socket, once something listens on it.
+///
+/// # Errors
+/// Nothing does for a minute.
+pub async fn unix_channel(path: &Path) -> Result<Channel> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("unix://{}", path.display()))?;
+    for _ in 0..600 {
+        if let Ok(channel) = endpoint.connect().await {
+            return Ok(channel);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("nothing listens on {}", path.display())
+}
+
 fn channel(address: &str) -> Result<Channel, Status> {
     proto::client::channel(address).map_err(|error| Status::internal(format!("{address}: {error}")))
 }
