@@ -77,6 +77,16 @@ pub fn median(samples: &[Duration]) -> Duration {
     sorted[sorted.len() / 2]
 }
 
+/// Returns what 99 of 100 samples are at most.
+///
+/// # Panics
+/// There are no samples.
+pub fn p99(samples: &[Duration]) -> Duration {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    sorted[(sorted.len() * 99).div_ceil(100) - 1]
+}
+
 /// Milliseconds with their fraction.
 pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3

@@ -3,6 +3,8 @@
 #![expect(clippy::print_stderr, reason = "a fixture speaks to whoever runs the tests")]
 
 pub mod cluster;
+pub mod daemon;
+pub mod fake_node;
 pub mod figures;
 pub mod kubernetes;
 pub mod machines;

@@ -38,6 +38,16 @@ impl Kind {
     }
 }
 
+/// Opens the store at `url`, or makes it.
+///
+/// # Errors
+/// It cannot be reached.
+pub async fn create(url: &str) -> Result<cas::Store> {
+    let objects = url.parse::<StoreUrl>()?.connect().await?;
+    let clock = std::sync::Arc::new(types::SystemClock);
+    Ok(cas::Store::create_or_open(objects, clock).await?.into_inner())
+}
+
 #[derive(Debug)]
 struct Server {
     url: String,

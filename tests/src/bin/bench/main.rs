@@ -7,12 +7,15 @@
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 mod bench;
+mod csi;
 mod fork;
+mod list;
 mod store;
+mod sweep;
 mod sync;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
@@ -32,15 +35,21 @@ struct Arguments {
     /// Also writes the figures there.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// A directory of real files.
+    /// A directory of real files, for fork, sync and store.
     #[arg(long)]
-    data: PathBuf,
+    data: Option<PathBuf>,
     /// Where pools and store go.
     #[arg(long, default_value = "/dev/shm")]
     place: PathBuf,
     /// Repetitions of what takes seconds.
     #[arg(long, default_value_t = 3)]
     repetitions: usize,
+    /// Volumes that are listed.
+    #[arg(long, default_value_t = 50_000)]
+    listed: usize,
+    /// Volumes that are swept.
+    #[arg(long, default_value_t = 10_000)]
+    swept: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,46 +60,75 @@ enum Group {
     Sync,
     /// First sync and restore against `btrfs send | zstd` and `btrfs receive`.
     Store,
+    /// CSI clones, publications, and all of it beside a long restore, against the raw calls.
+    Csi,
+    /// Lists of many volumes on fake nodes.
+    List,
+    /// A node with many idle volumes.
+    Sweep,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let wanted = |group| arguments.groups.is_empty() || arguments.groups.contains(&group);
     let place = tempfile::Builder::new().prefix("opensail-bench-").tempdir_in(&arguments.place)?;
+    let mut figures = Vec::new();
+    if [Group::Store, Group::Fork, Group::Sync].into_iter().any(|group| arguments.wants(group)) {
+        figures.extend(on_data(&arguments, place.path()).await?);
+    }
+    if arguments.wants(Group::Csi) {
+        figures.extend(shown(csi::csi(place.path()).await?));
+    }
+    if arguments.wants(Group::List) {
+        figures.extend(shown(list::list(place.path(), arguments.listed).await?));
+    }
+    if arguments.wants(Group::Sweep) {
+        figures.extend(shown(sweep::sweep(place.path(), arguments.swept).await?));
+    }
+    if let Some(json) = &arguments.json {
+        fs::write(json, serde_json::to_vec_pretty(&figures)?)?;
+    }
+    Ok(())
+}
+
+impl Arguments {
+    fn wants(&self, group: Group) -> bool {
+        self.groups.is_empty() || self.groups.contains(&group)
+    }
+}
+
+/// The groups that work on real files.
+async fn on_data(arguments: &Arguments, place: &Path) -> Result<Vec<Figure>> {
     let options = Options {
-        directory: Some(place.path().join("dev")),
+        directory: Some(place.join("dev")),
         arguments: vec!["--pool-size".to_owned(), POOL.to_owned()],
         ..Options::default()
     };
+    let data = arguments.data.clone().context("these groups need --data; hack/bench gives it")?;
     let cluster =
         Cluster::start_with("bench", 2, options)?.context("this machine cannot run the benchmark")?;
-    let bench =
-        Bench { handle: cluster.handle(), data: arguments.data.clone(), work: place.path().to_owned() };
+    let bench = Bench { handle: cluster.handle(), data, work: place.to_owned() };
     let source = bench.filled_volume("bench-source", "source").await?;
     println!(
         "data: {} ({} files, {} MB); store: directory on {}; caches warm; {} repetitions of long runs",
-        arguments.data.display(),
+        bench.data.display(),
         source.files,
         source.bytes / 1_000_000,
         arguments.place.display(),
         arguments.repetitions,
     );
     let mut figures = Vec::new();
-    if wanted(Group::Store) {
+    if arguments.wants(Group::Store) {
         figures.extend(shown(bench.store(&source, arguments.repetitions).await?));
     }
     bench.sync(&source.id).await?;
-    if wanted(Group::Fork) {
+    if arguments.wants(Group::Fork) {
         figures.extend(shown(bench.fork(&source).await?));
     }
-    if wanted(Group::Sync) {
+    if arguments.wants(Group::Sync) {
         figures.extend(shown(bench.one_edit(&source).await?));
     }
-    if let Some(json) = &arguments.json {
-        fs::write(json, serde_json::to_vec_pretty(&figures)?)?;
-    }
-    Ok(())
+    Ok(figures)
 }
 
 /// Prints what a group found as soon as it has, so that a later one that fails takes nothing with it.
