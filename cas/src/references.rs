@@ -109,6 +109,7 @@ pub async fn confirm_listed(
     let pin = operation.pin();
     refuse(packs.iter().filter(|pack| !pin.allows_listed(pack)))?;
     operation.confirm(packs);
+    operation.confirm_versions(entry.heads.values());
     Ok(entry)
 }
 
@@ -123,13 +124,22 @@ fn refuse<'a>(packs: impl Iterator<Item = &'a PackId>) -> Result<(), Error> {
     if packs.is_empty() { Ok(()) } else { Err(Error::Condemned { packs }) }
 }
 
-/// Refuses heads that add a reference which nobody proved. What a version's manifest names is proven by whoever wrote or
-/// confirmed it; here the pack that holds the manifest stands for the version.
+/// Refuses heads that add a reference which nobody proved. The pack that holds the manifest stands for what was put under
+/// this operation or confirmed; what an increment took over is proven if the record that is replaced lists its base, or if
+/// that was confirmed. A base that is listed nowhere may be collected already.
 pub(crate) fn check(operation: &Operation, record: &Record, heads: &Heads) -> Result<(), Error> {
     let held: HashSet<&VersionRef> = record.references().collect();
-    for head in heads.values().filter(|head| !held.contains(head)) {
-        if !operation.proves(&head.manifest.pack) {
-            return Err(Error::Unproven { pack: PackId::clone(&head.manifest.pack) });
+    for head in heads.values() {
+        let mut tree = head.clone();
+        // From the version to what it was built on, until something is listed, was confirmed, or was put whole.
+        while !held.contains(&tree) && !operation.confirmed(&tree) {
+            if !operation.proves(&tree.manifest.pack) {
+                return Err(Error::Unproven { pack: PackId::clone(&tree.manifest.pack) });
+            }
+            match operation.session().built_on(&tree) {
+                Some(base) => tree = base,
+                None => break,
+            }
         }
     }
     Ok(())

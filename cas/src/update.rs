@@ -9,8 +9,6 @@
 //! - A future that is dropped leaves a write that may still happen. With an [`Operation`] it stays registered in the
 //!   session: the pin does not move, and the next write of the same object waits, until it is settled.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use types::{Change, Nonce, SessionId, VolumeId};
@@ -27,8 +25,8 @@ use crate::store::{Store, Stored};
 /// How many times others may get between a read and its write before the caller is told.
 const MAX_ROUNDS: u32 = 64;
 
-/// The pause between rounds grows by this.
-const ROUND_PAUSE: Duration = Duration::from_millis(2);
+/// The pause between rounds grows by the store's first pause divided by this (2 ms).
+const ROUND_PAUSES: u32 = 25;
 
 /// What to do with an object after a look at it.
 #[derive(Debug)]
@@ -169,7 +167,10 @@ where
         if current.value.nonce() == nonce {
             return Ok(Some(Change::Made(current)));
         }
-        tokio::time::sleep(ROUND_PAUSE * round.min(16) * rand::random_range(0..=2)).await;
+        let pause = store.retry().first / ROUND_PAUSES * round.min(16) * rand::random_range(0..=2);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
     }
     Err(Error::Contended { key: key.clone() })
 }

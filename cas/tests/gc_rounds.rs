@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cas::gc::{Collector, Phase, Step, Verdict, read_pin};
 use cas::lifecycle::{self, Authority};
-use cas::objects::{Condition, Fault, Objects as _};
+use cas::objects::{CallKind, Condition, Fault, Objects as _};
 use cas::record::State;
 use cas::tree::put_flat;
 use cas::{Claim, Role, VersionRef, references};
@@ -465,4 +465,29 @@ async fn pages_stay_while_a_record_names_them_and_so_do_the_versions_in_them() {
     for tree in &all {
         assert!(reader(&store).verify(tree).await.unwrap().is_whole());
     }
+}
+
+/// A pack that was put for a round that failed may still arrive; the next attempt's has another name.
+#[tokio::test]
+async fn a_failed_attempt_to_rewrite_uses_its_names_up() {
+    let world = World::new();
+    let node = world.node("a").await;
+    let (_, tree) = half_dead(&world, &node).await;
+    let before = read_files(&node.store, &tree).await.unwrap();
+    node.session.beat().await.unwrap();
+    let (faults, mut collector) = world.collector().await;
+    assert_eq!(collector.step().await.unwrap(), Step::Moved);
+    node.session.raise().await.unwrap();
+    faults.every(CallKind::Put, "pack/", Fault::Held);
+    collector.step().await.unwrap_err();
+    faults.heal();
+    let there = world.keys("pack/").await;
+    assert_eq!(collector.step().await.unwrap(), Step::Moved);
+    let made: Vec<_> = world.keys("pack/").await.into_iter().filter(|key| !there.contains(key)).collect();
+    assert!(!made.is_empty());
+    let late = faults.deliver_held().await;
+    assert!(!late.is_empty() && late.iter().any(Result::is_ok), "under a name of its own: {late:?}");
+    quiesce(&mut collector, &[&node]).await;
+    assert_eq!(read_files(&node.store, &tree).await.unwrap(), before);
+    world.prove_all().await;
 }

@@ -13,7 +13,7 @@ use btrfs::Dir;
 use cas::lifecycle::{self, Publication};
 use cas::tree::{Parent, Written};
 use cas::{Claim, Known, Operation, Role, VersionRef};
-use types::{EntryId, Epoch, VersionId, VolumeId};
+use types::{EntryId, Epoch, MemberName, VersionId, VolumeId};
 
 use crate::changes::changes;
 use crate::error::Error;
@@ -309,6 +309,10 @@ impl Sync<'_> {
         };
         let changed = published.is_made();
         let published = published.into_inner();
+        // What the record lists. The same tree may lie in other packs that nothing names.
+        let listed = published.record.value.entry(&published.entry);
+        let listed = listed.and_then(|entry| entry.heads.get(&MemberName::data()));
+        let tree = listed.filter(|listed| listed.version == tree.version).cloned().unwrap_or(tree);
         tracing::info!(volume = %id, version = %tree.version.short(), entry = %published.entry.short(), "synced");
         let base = Base { place, tree: tree.clone(), uuid: taken.marks.uuid, roots: taken.roots.clone() };
         let base = if relation == Relation::Clean { facts.base.clone().unwrap_or(base) } else { base };
@@ -370,6 +374,8 @@ impl Sync<'_> {
             self.drop_taken(taken).await?;
         } else {
             let place = self.name(taken, &tree.version).await?;
+            // As the record lists it: what a full scan just put is named by nothing, and the next increment names its base.
+            let tree = head.tree.clone();
             let base = Base { place, tree, uuid: taken.marks.uuid, roots: taken.roots.clone() };
             self.node.turn_base(self.volume, base).await?;
         }

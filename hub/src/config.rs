@@ -2,6 +2,7 @@
 
 use types::ByteSize;
 
+use crate::collect::Collection;
 use crate::liveness::Timings;
 
 /// Values that are passed down; nobody reads the environment later.
@@ -11,11 +12,17 @@ pub struct Settings {
     pub default_quota: ByteSize,
     /// How much silence means what.
     pub timings: Timings,
+    /// When garbage is collected.
+    pub collection: Collection,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { default_quota: ByteSize(5 << 30), timings: Timings::default() }
+        Self {
+            default_quota: ByteSize(5 << 30),
+            timings: Timings::default(),
+            collection: Collection::default(),
+        }
     }
 }
 

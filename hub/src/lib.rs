@@ -7,6 +7,7 @@ pub mod attach;
 pub mod branch;
 pub mod bundle;
 pub mod catalog;
+pub mod collect;
 pub mod config;
 pub mod core;
 pub mod create;
@@ -29,6 +30,7 @@ pub mod state;
 pub mod unique;
 pub mod view;
 
+pub use collect::Collection;
 pub use config::Settings;
 pub use core::Hub;
 pub use error::Error;

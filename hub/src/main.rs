@@ -11,7 +11,7 @@ use cas::Store;
 use cas::objects::{StoreUrl, probe};
 use clap::Parser;
 use hub::state::State;
-use hub::{Hub, Settings, Timings};
+use hub::{Collection, Hub, Settings, Timings};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -52,9 +52,15 @@ struct Arguments {
     /// Silence, here and in the store, after which a node's volumes may be taken over.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     dead: Duration,
+    /// How long after a garbage collection the next one begins; 0s: never.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = time)]
+    gc_interval: Duration,
+    /// How long a deleted volume can be brought back.
+    #[arg(long, value_name = "TIME", default_value = "168h", value_parser = time)]
+    gc_grace: Duration,
 }
 
-/// Reads `250ms`, `3s`, `2m`.
+/// Reads `250ms`, `3s`, `2m`, `1h`.
 fn time(text: &str) -> Result<Duration, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -62,9 +68,10 @@ fn time(text: &str) -> Result<Duration, String> {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
-        _ => return Err("write 250ms, 3s or 2m".to_owned()),
+        "h" => 3_600_000,
+        _ => return Err("write 250ms, 3s, 2m or 1h".to_owned()),
     };
-    let number: u64 = number.parse().map_err(|_| "write 250ms, 3s or 2m".to_owned())?;
+    let number: u64 = number.parse().map_err(|_| "write 250ms, 3s, 2m or 1h".to_owned())?;
     Ok(Duration::from_millis(number.saturating_mul(per_unit)))
 }
 
@@ -131,7 +138,8 @@ async fn build(arguments: &Arguments, timings: Timings) -> anyhow::Result<(Arc<H
             )
         })?;
     let state = State::open(&arguments.state, store.id())?;
-    let settings = Settings { default_quota: arguments.default_quota, timings };
+    let collection = Collection { interval: arguments.gc_interval, grace: arguments.gc_grace };
+    let settings = Settings { default_quota: arguments.default_quota, timings, collection };
     Ok((Hub::new(settings, store, state), listener))
 }
 

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use types::Classify as _;
 
+use crate::collect::collect;
 use crate::core::Hub;
 use crate::error::Error;
 use crate::service::HubService;
@@ -34,6 +35,7 @@ pub async fn run(
     recall(&hub).await?;
     let mut watching = tokio::spawn(watch(Arc::clone(&hub)));
     let mut reading = tokio::spawn(read(Arc::clone(&hub)));
+    let mut collecting = tokio::spawn(collect(Arc::clone(&hub)));
     let stop = hub.stop.clone();
     let service = HubServer::new(HubService::new(Arc::clone(&hub)))
         .max_decoding_message_size(proto::client::MAX_MESSAGE_BYTES);
@@ -53,6 +55,7 @@ pub async fn run(
         }),
         // The loops end when they are told to; one that ends before broke, and the process with it.
         ended = &mut watching => Some(ended.map_or_else(|source| RunError::Task { source }, |()| RunError::Ended)),
+        ended = &mut collecting => Some(ended.map_or_else(|source| RunError::Task { source }, |()| RunError::Ended)),
         ended = &mut reading => Some(ended.map_or_else(|source| RunError::Task { source }, |()| RunError::Ended)),
     };
     // Ends the streams, which would keep the server from stopping, and the loops.
@@ -65,7 +68,7 @@ pub async fn run(
     let drain = async {
         let served = serving.await;
         hub.tasks.wait().await;
-        drop((watching.await, reading.await));
+        drop((watching.await, reading.await, collecting.await));
         served
     };
     match tokio::time::timeout(grace, drain).await {

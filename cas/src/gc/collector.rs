@@ -2,6 +2,8 @@
 //! conditional write; a step that is done twice, late, or by two at once changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -92,7 +94,7 @@ pub struct Collector {
     pub(super) beats: Beats,
     /// New packs are named as those of a session that never was, so nothing but `gc` decides about them.
     pub(super) writer: SessionId,
-    pub(super) next_pack: u64,
+    pub(super) next_pack: Arc<AtomicU64>,
     pub(super) report: Report,
     pub(super) thinned: Thinned,
     /// Pages that nothing named when this epoch began. A page's name is never used twice, so once everybody has pinned the
@@ -111,7 +113,7 @@ impl Collector {
             sparse: Sparse::default(),
             beats: Beats::default(),
             writer: SessionId { pool: PoolId::random(), number: 1 },
-            next_pack: 1,
+            next_pack: Arc::new(AtomicU64::new(1)),
             report: Report::default(),
             thinned: Thinned::new(),
             pages: (0, BTreeSet::new()),
@@ -122,24 +124,31 @@ impl Collector {
         }
     }
 
-    /// Collects until nothing is left to do, or until patience with the sessions is over; then sweeps what is no pack.
+    /// Brings a round that is under way to its end, or one from beginning to end; then sweeps what is no pack. Ends early
+    /// when patience with the sessions is over. Where there is more garbage than one round takes, goes on with it.
     ///
     /// # Errors
     /// Something could not be read or written. Nothing is half done: the next round, here or elsewhere, goes on.
     pub async fn round(&mut self) -> Result<Report, Error> {
         let until = Instant::now() + self.settings.patience;
         self.begin();
+        let mut full = false;
         loop {
+            let condemned = self.report.condemned;
             match self.step().await? {
-                Step::Moved => {}
+                Step::Moved => match self.report.phase {
+                    Some(Phase::Condemned) => {
+                        full = self.report.condemned - condemned >= MAX_CONDEMNED as u64;
+                    }
+                    Some(Phase::Idle) if !full => break,
+                    Some(Phase::Idle | Phase::Doomed) | None => {}
+                },
                 Step::Waiting if Instant::now() < until => tokio::time::sleep(self.settings.poll).await,
-                Step::Waiting => break,
-                Step::Idle => {
-                    self.sweep().await?;
-                    break;
-                }
+                Step::Waiting => return Ok(self.report().clone()),
+                Step::Idle => break,
             }
         }
+        self.sweep().await?;
         Ok(self.report().clone())
     }
 
@@ -245,10 +254,14 @@ impl Collector {
         Ok(Step::Moved)
     }
 
-    pub(super) fn name_pack(writer: SessionId, next_pack: &mut u64, domain: &Domain) -> PackId {
-        let seq = *next_pack;
-        *next_pack += 1;
-        PackId { domain: domain.clone(), session: writer, seq }
+    /// Returns what names new packs. A number is used up when it is given, whatever becomes of the pack: a write that
+    /// failed may still happen.
+    pub(super) fn names(&self) -> impl FnMut(&Domain) -> PackId + use<> {
+        let (session, next_pack) = (self.writer, Arc::clone(&self.next_pack));
+        move |domain| {
+            let seq = next_pack.fetch_add(1, Ordering::Relaxed);
+            PackId { domain: domain.clone(), session, seq }
+        }
     }
 }
 

@@ -167,8 +167,7 @@ impl Collector {
         }
         let found = measure(&self.reader, &self.roots, &here, self.settings.walk_nodes).await?;
         let Some(found) = found else { return Ok(BTreeMap::new()) };
-        let (writer, mut next_pack) = (self.writer, self.next_pack);
-        let mut evacuator = Evacuator::new(|domain| Self::name_pack(writer, &mut next_pack, domain));
+        let mut evacuator = Evacuator::new(self.names());
         let (mut bytes, mut moved) = (0, 0);
         let mut made = Vec::new();
         let none = Frames::new();
@@ -199,7 +198,6 @@ impl Collector {
         for (id, bytes) in full {
             made.push(put_new(&self.store, &id, bytes).await?);
         }
-        self.next_pack = next_pack;
         self.report.copied += made.len() as u64;
         self.report.copied_bytes += made.iter().sum::<u64>();
         Ok(moves)

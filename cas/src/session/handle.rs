@@ -1,6 +1,6 @@
 //! The session of this process: join or resume, beat, pin, end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::{Arc, MutexGuard};
 
@@ -11,6 +11,7 @@ use types::{NodeName, Nonce, PoolId, Rev, SessionId, Timestamp};
 use super::holds::{Ended, Hold, Holds};
 use super::packs::PACK_BLOCK;
 use super::{SessionRecord, SessionState};
+use crate::VersionRef;
 use crate::codec;
 use crate::error::Error;
 use crate::gc::{self, Pin};
@@ -205,6 +206,7 @@ impl Session {
             unsettled: BTreeMap::new(),
             inherited,
             acknowledged: BTreeSet::new(),
+            built: VecDeque::new(),
             store_time: (stored.modified, store.clock().monotonic()),
         };
         let Stored { value: record, etag, .. } = stored;
@@ -247,6 +249,20 @@ impl Session {
     /// Returns a time that the store's clock has passed, however wrong this machine's is.
     pub fn store_time(&self) -> Timestamp {
         self.holds().time(self.0.store.clock().monotonic())
+    }
+
+    /// Notes that `tree` was put as an increment of `base`, whose packs it names: a record may list it only where it may
+    /// list the base (rule R).
+    pub(crate) fn note_built(&self, tree: &VersionRef, base: &VersionRef) {
+        if tree != base {
+            self.holds().note_built(tree, base);
+        }
+    }
+
+    /// Returns what a version that this process put was built on.
+    pub(crate) fn built_on(&self, tree: &VersionRef) -> Option<VersionRef> {
+        let holds = self.holds();
+        holds.built.iter().rev().find(|(built, _)| built == tree).map(|(_, base)| base.clone())
     }
 
     pub(crate) fn observe(&self, modified: Timestamp) {

@@ -1,6 +1,6 @@
 //! What keeps a session's pin and `low` where they are: operations, unsettled writes, and a life before a restart.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,6 +9,10 @@ use types::{Nonce, PackId, Timestamp};
 
 use crate::gc::Pin;
 use crate::objects::{Condition, Key};
+use crate::{Location, VersionRef};
+
+/// How many put versions are remembered until they are published.
+const MAX_BUILT: usize = 1024;
 
 /// What may be relied on by something unfinished: the epoch whose condemned set it avoided, and the first pack number
 /// that it may have written.
@@ -25,6 +29,8 @@ pub(super) struct Open {
     pub(super) pin: Arc<Pin>,
     /// Packs of others that were confirmed under `pin`.
     pub(super) confirmed: BTreeSet<PackId>,
+    /// Manifests of versions of which every pack was.
+    pub(super) versions: HashSet<Location>,
 }
 
 /// A conditional write that may still happen.
@@ -59,6 +65,8 @@ pub(super) struct Holds {
     pub(super) inherited: Option<Hold>,
     /// Packs of this session whose upload was answered, from `low` on.
     pub(super) acknowledged: BTreeSet<PackId>,
+    /// Versions that this process put, and what each was built on: it names that one's packs too.
+    pub(super) built: VecDeque<(VersionRef, VersionRef)>,
     /// A time of the store and when it was that.
     pub(super) store_time: (Timestamp, Instant),
 }
@@ -73,6 +81,14 @@ impl Holds {
             epoch: least.epoch.min(hold.epoch),
             low: least.low.min(hold.low),
         })
+    }
+
+    /// Notes what a version was built on. Only the newest count: a version is published when it was put.
+    pub(super) fn note_built(&mut self, tree: &VersionRef, base: &VersionRef) {
+        if self.built.len() >= MAX_BUILT {
+            self.built.pop_front();
+        }
+        self.built.push_back((tree.clone(), base.clone()));
     }
 
     /// Learns a time of the store. It only moves the estimate forward.

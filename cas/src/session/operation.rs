@@ -1,6 +1,6 @@
 //! An operation: from the first byte read or written for it until its record write is settled. It holds the pin.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +8,7 @@ use types::{Nonce, PackId};
 
 use super::Session;
 use super::holds::{Hold, Open, Unsettled};
+use crate::VersionRef;
 use crate::error::Error;
 use crate::gc::Pin;
 use crate::objects::{Condition, Key};
@@ -33,7 +34,9 @@ impl Session {
         holds.next_operation += 1;
         let hold = Hold { epoch: holds.pin.epoch, low: holds.next_pack };
         let pin = Arc::clone(&holds.pin);
-        holds.operations.insert(number, Open { hold, pin, confirmed: BTreeSet::new() });
+        holds
+            .operations
+            .insert(number, Open { hold, pin, confirmed: BTreeSet::new(), versions: HashSet::new() });
         Ok(Operation { session: self.clone(), number })
     }
 }
@@ -73,6 +76,16 @@ impl Operation {
     /// Notes packs that were found in the store or in a record after the pin, and are not condemned there.
     pub(crate) fn confirm(&self, packs: impl IntoIterator<Item = PackId>) {
         self.open(|open| open.confirmed.extend(packs));
+    }
+
+    /// Notes versions of which every pack was confirmed.
+    pub(crate) fn confirm_versions<'a>(&self, trees: impl IntoIterator<Item = &'a VersionRef>) {
+        self.open(|open| open.versions.extend(trees.into_iter().map(|tree| tree.manifest.clone())));
+    }
+
+    /// Tells if every pack of a version was confirmed.
+    pub(crate) fn confirmed(&self, tree: &VersionRef) -> bool {
+        self.open(|open| open.versions.contains(&tree.manifest))
     }
 
     /// Tells if a new reference to `pack` is proven (rule R, a and c).

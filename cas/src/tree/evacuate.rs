@@ -22,6 +22,9 @@ const GAP: u64 = 256 << 10;
 /// New packs are closed at this length.
 const PACK_TARGET: usize = 16 << 20;
 
+/// Proving or hashing so many bytes takes less than handing them to another thread.
+const AT_ONCE: usize = 32 << 10;
+
 /// A new pack, ready to be put.
 pub(crate) type Full = (PackId, Bytes);
 
@@ -52,7 +55,8 @@ impl<N: FnMut(&Domain) -> PackId> Evacuator<N> {
         for (range, run) in runs(frames) {
             let bytes = reader.fetch.direct(pack, range.clone()).await?;
             let (pack, run) = (pack.clone(), run.clone());
-            let proved = blocking::run(move || prove(&pack, range.start, &bytes, &run)).await?;
+            let len = bytes.len();
+            let proved = compute(len, move || prove(&pack, range.start, &bytes, &run)).await?;
             copies.extend(proved);
         }
         let mut full = Vec::new();
@@ -66,7 +70,7 @@ impl<N: FnMut(&Domain) -> PackId> Evacuator<N> {
                 Some(_) | None => None,
             };
             if let Some((id, builder)) = closed {
-                full.push((id, blocking::run(move || builder.finish()).await));
+                full.push((id, finish(builder).await));
             }
             let name = &mut self.name;
             let (id, builder) = self
@@ -84,7 +88,7 @@ impl<N: FnMut(&Domain) -> PackId> Evacuator<N> {
     pub(crate) async fn finish(self) -> (Vec<Full>, BTreeMap<PackId, Moves>) {
         let mut full = Vec::new();
         for (id, builder) in self.open.into_values() {
-            full.push((id, blocking::run(move || builder.finish()).await));
+            full.push((id, finish(builder).await));
         }
         (full, self.moves)
     }
@@ -92,6 +96,16 @@ impl<N: FnMut(&Domain) -> PackId> Evacuator<N> {
 
 /// Frames that are fetched together: the range, and offset and length of each.
 type Run = (Range<u64>, Vec<(u32, u32)>);
+
+/// Computes on another thread what takes long, and here what is over at once.
+async fn compute<T: Send + 'static>(len: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if len <= AT_ONCE { work() } else { blocking::run(work).await }
+}
+
+async fn finish(builder: PackBuilder) -> Bytes {
+    let len = usize::try_from(builder.final_len()).expect("a pack is shorter than PACK_MAX");
+    compute(len, move || builder.finish()).await
+}
 
 fn runs(frames: &Frames) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();

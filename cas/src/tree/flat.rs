@@ -94,7 +94,11 @@ pub async fn put_flat(
     let manifest = Manifest { version, root, totals, packs: packs.collect() };
     let manifest = place(FrameKind::Manifest, &manifest.encode())?;
     session.put_pack(&pack, builder.finish()).await?;
-    Ok(VersionRef { version, manifest })
+    let tree = VersionRef { version, manifest };
+    if let Some((_, base)) = parent {
+        session.note_built(&tree, base);
+    }
+    Ok(tree)
 }
 
 /// A frame as it is: what is put here is small.

@@ -106,6 +106,10 @@ pub enum Command {
     Write(WriteArgs),
     /// Reads a whole version from the store and checks every byte against its hash.
     Verify(VerifyArgs),
+    /// Collects garbage in the store now: what nothing names any more is deleted, and sparse packs are rewritten.
+    ///
+    /// Works straight on the store, beside running nodes and hubs. Waits for every live session to follow.
+    Gc(GcArgs),
     /// Checks hub, nodes, kernels and store, and says what to do about what is wrong.
     Doctor,
 }
@@ -120,6 +124,7 @@ impl Command {
             | Self::Restore(_)
             | Self::Bundle(_)
             | Self::Tree(_)
+            | Self::Gc(_)
             | Self::Verify(_)
             | Self::Template(_)
             | Self::Cat(_)
@@ -524,6 +529,26 @@ pub struct WriteArgs {
 pub struct VerifyArgs {
     /// VOL, or VOL@VERSION (an entry or version that `log` shows, or its first digits).
     pub volume: VersionTarget,
+}
+
+/// Arguments of `gc`.
+#[derive(Debug, Args)]
+pub struct GcArgs {
+    /// Changes nothing: says how much would stay, be rewritten and go.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Says of each object why it stays or goes.
+    #[arg(long, requires = "dry_run")]
+    pub explain: bool,
+    /// Volumes that were deleted longer ago than this are given up. As the hub's --gc-grace [default: 168h].
+    #[arg(long, value_name = "DURATION")]
+    pub grace: Option<Limit>,
+    /// A session that does not follow is fenced when it gave no sign for this long.
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub fence_after: Limit,
+    /// Gives up waiting for sessions after this long; the next collection goes on from there.
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub patience: Limit,
 }
 
 fn quota(text: &str) -> Result<Quota, String> {

@@ -14,6 +14,7 @@ pub mod dev;
 pub mod doctor;
 pub mod error;
 pub mod files;
+pub mod gc;
 pub mod limit;
 pub mod nodes;
 pub mod output;
@@ -104,6 +105,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Tree(args) => files::tree(&context, output, &args.file).await,
         Command::Diff(args) => files::diff(&context, output, &args).await,
         Command::Write(args) => files::write(&context, output, args).await,
+        Command::Gc(args) => gc::run(&context, output, &args).await,
         Command::Verify(args) => verify::run(&context, output, &args.volume).await,
     }
 }

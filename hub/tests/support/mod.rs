@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use types::{ByteSize, Clock, PoolId, SystemClock, VersionId};
+use types::{Clock, PoolId, SystemClock, VersionId};
 
 pub use node::FakeNode;
 
@@ -64,7 +64,7 @@ impl TestHub {
     async fn start(objects: &Arc<dyn Objects>, listener: TcpListener) -> Self {
         let store = open(objects).await;
         let state = State::memory(store.id()).unwrap();
-        let settings = Settings { default_quota: ByteSize(5 << 30), timings: TIMINGS };
+        let settings = Settings { timings: TIMINGS, ..Settings::default() };
         let shutdown = CancellationToken::new();
         let hub = Hub::new(settings, store, state);
         let address = listener.local_addr().unwrap();

@@ -165,6 +165,7 @@ impl Writer {
             hooks: Mutex::default(),
             zstd_level: self.options.zstd_level,
         };
+        let base = parent.as_ref().map(|parent| parent.tree.clone());
         let job =
             Put { shop, fetch, parent, workers: self.options.workers.max(1), runtime: Handle::current() };
         let mut work = pin!(lead(move || job.run()));
@@ -205,6 +206,9 @@ impl Writer {
         // Every upload was answered: only now does this count as stored.
         if let Some(dedup) = &self.dedup {
             dedup.index.learn(&self.domain, known, dirs);
+        }
+        if let Some(base) = &base {
+            self.session.note_built(&tree, base);
         }
         let Totals { files, bytes, .. } = totals;
         Ok(Written {

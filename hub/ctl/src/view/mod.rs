@@ -1,6 +1,7 @@
 //! What `-o json` prints: these fields are a contract (README.md); tables show the same, shortened.
 
 mod bundle;
+mod collected;
 mod file;
 mod node;
 mod stored;
@@ -8,6 +9,7 @@ mod timeline;
 mod volume;
 
 pub use bundle::{Bundle, Gone, Named};
+pub use collected::{Collected, Kept, WouldCollect};
 pub use file::{Copied, Difference, File, RestoredPart, Written};
 pub use node::{Check, Node, Template};
 pub use stored::{TemplateMade, Verified};
