@@ -15,9 +15,11 @@ use types::{PackId, VersionId, VolumeId};
 use crate::VersionRef;
 use crate::entry::{Entry, Heads};
 use crate::error::Error;
+use crate::gc::{Moved, read_moved};
 use crate::keys;
 use crate::record::{self, Record, State};
 use crate::session::Operation;
+use crate::store::Store;
 use crate::timeline::{self, Located, Point};
 
 /// How many packs are looked up at once.
@@ -108,9 +110,31 @@ pub async fn confirm_listed(
     packs.extend(entry.heads.values().map(|head| PackId::clone(&head.manifest.pack)));
     let pin = operation.pin();
     refuse(packs.iter().filter(|pack| !pin.allows_listed(pack)))?;
+    if !pin.avoided.is_empty() {
+        // A pack that moved keeps its name, and what has its frames now may be condemned like any other.
+        let holders = holders(operation.session().store(), &packs).await?;
+        refuse(holders.iter().filter(|pack| !pin.allows_listed(pack)))?;
+    }
     operation.confirm(packs);
     operation.confirm_versions(entry.heads.values());
     Ok(entry)
+}
+
+/// Returns the packs that frames of these were moved to, however often they moved on.
+async fn holders(store: &Store, packs: &BTreeSet<PackId>) -> Result<BTreeSet<PackId>, Error> {
+    let mut holders = BTreeSet::new();
+    let mut todo = packs.clone();
+    while !todo.is_empty() {
+        let looks = futures::stream::iter(todo.into_iter().map(|pack| {
+            let store = store.clone();
+            async move { read_moved(&store, &pack).await }
+        }));
+        let found: Vec<Option<Moved>> = looks.buffer_unordered(LOOK_AHEAD).try_collect().await?;
+        let to = found.into_iter().flatten().flat_map(|moved| moved.to.into_keys());
+        // Those that are new: a circle that somebody made ends.
+        todo = to.filter(|pack| !packs.contains(pack) && holders.insert(pack.clone())).collect();
+    }
+    Ok(holders)
 }
 
 /// Refuses packs that the operation's pin condemns.

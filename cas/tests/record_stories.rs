@@ -102,6 +102,41 @@ async fn story_06_a_fork_of_a_condemned_version_waits() {
 }
 
 #[tokio::test]
+async fn story_06_a_fork_looks_through_moved_packs() {
+    let world = World::new();
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    a.create(&id("source"), "v0").await;
+    let record = world.record(&id("source")).await;
+    let named = &record.head_entry().unwrap().heads[&MemberName::data()].manifest.pack;
+    // An earlier collection has copied what was alive in it, and it is gone; the version goes on naming it.
+    let (pool, bytes) = (PoolId::random(), "v0");
+    let [first, second]: [PackId; 2] = [1, 2].map(|seq| format!("default/{pool}.1.{seq}").parse().unwrap());
+    for (from, to) in [(named.as_ref(), &first), (&first, &second)] {
+        let moves = [(to.clone(), vec![cas::gc::Move { old: 8, new: 8, len: 60 }])];
+        let moved = cas::gc::Moved { format: 1, pack: from.clone(), to: moves.into() };
+        let key = format!("moved/{from}").parse().unwrap();
+        let json = serde_json::to_vec(&moved).unwrap();
+        world.disk.put(&key, json.into(), &Condition::IfAbsent).await.unwrap();
+    }
+    world.disk.put(&cas::keys::pack(&second), bytes.into(), &Condition::IfAbsent).await.unwrap();
+    world.disk.delete(&cas::keys::pack(named)).await.unwrap();
+    // The next one condemns what has the bytes now. Its second mark may come between this look and the fork's record,
+    // when the source has thinned the version: then nobody copies them.
+    world.condemn(1, [second.clone()]).await;
+    b.session.raise().await.unwrap();
+    let operation = b.session.begin().unwrap();
+    let confirm = async || {
+        references::confirm_version(&operation, &id("source"), &version("v0"), &BTreeSet::new()).await
+    };
+    let refused = confirm().await;
+    assert!(matches!(&refused, Err(Error::Condemned { packs }) if *packs == [second.clone()]), "{refused:?}");
+    world.write_gc(1, Phase::Idle, BTreeSet::new(), BTreeSet::new()).await;
+    b.session.raise().await.unwrap();
+    operation.recheck([]).unwrap();
+    confirm().await.unwrap();
+}
+
+#[tokio::test]
 async fn story_06_a_reference_that_nobody_proved_is_refused() {
     let world = World::new();
     let (a, b) = (world.node("a").await, world.node("b").await);
@@ -202,6 +237,33 @@ async fn story_08_a_caller_that_goes_away_leaves_its_write_registered() {
     // Settled by sending it: the version stands, and the next sync finds it as its head.
     assert_eq!(versions(&world.record(&id("v")).await), ["v0", "v1"].map(version));
     node.publish(&claim, &["v0", "v1"], "v2").await.unwrap();
+}
+
+#[tokio::test]
+async fn story_14_a_pack_whose_upload_failed_is_referred_to_by_nobody() {
+    let world = World::new();
+    let node = world.node("a").await;
+    let claim = node.create(&id("v"), "v0").await;
+    let neighbour = node.create(&id("w"), "w0").await;
+    let operation = node.session.begin().unwrap();
+    let pack = node.session.next_pack(&domain()).await.unwrap();
+    node.faults.every(CallKind::Put, "pack/", Fault::Unavailable);
+    assert!(node.session.put_pack(&pack, "shared".into()).await.is_err());
+    node.faults.heal();
+    // The pack has a name and was sent, and the neighbour counted on it: by memory, and by looking.
+    let heads = cas::entry::data_head(reference(&pack, "shared"));
+    for (claim, known) in [(&claim, "v0"), (&neighbour, "w0")] {
+        let refused =
+            lifecycle::publish(&operation, claim, &knows(&[known]), publication(heads.clone())).await;
+        assert!(matches!(refused, Err(Error::Unproven { .. })), "{refused:?}");
+    }
+    let looked = references::confirm(&operation, &BTreeSet::from([pack.clone()])).await;
+    assert!(matches!(looked, Err(Error::NoPack { .. })), "{looked:?}");
+    // It is acknowledged, and then both may.
+    node.session.put_pack(&pack, "shared".into()).await.unwrap();
+    for (claim, known) in [(&claim, "v0"), (&neighbour, "w0")] {
+        lifecycle::publish(&operation, claim, &knows(&[known]), publication(heads.clone())).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ mod wait;
 
 pub use collector::{Collector, Settings, Step};
 pub use explain::{Explained, Verdict};
+pub(crate) use moved::read as read_moved;
 pub use moved::{Move, Moved, Moves};
 pub use object::{Gc, Phase, Pin, read_pin};
 pub use report::Report;

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use types::PackId;
 
 use crate::error::Error;
+use crate::keys;
 use crate::objects::Key;
+use crate::store::Store;
 use crate::tree::PACK_MAX;
 
 /// One frame that was copied. Its bytes and so its length are the same in both packs.
@@ -55,7 +57,7 @@ pub struct Moved {
 impl Moved {
     /// Checks what was read, so that nothing later trusts a damaged or hostile one.
     pub(crate) fn check(&self, key: &Key) -> Result<(), Error> {
-        if crate::keys::moved(&self.pack) != *key {
+        if keys::moved(&self.pack) != *key {
             return Err(Error::corrupt(key, format!("it is of the pack {}", self.pack)));
         }
         if self.to.contains_key(&self.pack) || self.to.keys().any(|to| to.domain != self.pack.domain) {
@@ -79,4 +81,12 @@ impl Moved {
             Some((pack, moves[number]))
         })
     }
+}
+
+/// Reads where a pack's frames went; `None` where it was never moved.
+pub(crate) async fn read(store: &Store, pack: &PackId) -> Result<Option<Moved>, Error> {
+    let key = keys::moved(pack);
+    let Some(stored) = store.read::<Moved>(&key).await? else { return Ok(None) };
+    stored.value.check(&key)?;
+    Ok(Some(stored.value))
 }

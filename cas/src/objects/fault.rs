@@ -96,6 +96,9 @@ pub enum Fault {
     Conflict,
     /// Made after a pause.
     Delay(Duration),
+    /// Made, with half of the bytes lost on the way: a put stores the first half and says that it went well, a get or
+    /// ranged get returns it. No implementation does this; what reads has to find it. For any other call, nothing.
+    Truncate,
     /// The process dies before the call is made: it and all later calls never answer.
     DieBefore,
     /// The process dies after the call was made, before it hears of it: it and all later calls never answer.
@@ -148,6 +151,22 @@ struct State {
 enum Held {
     Put(Key, Bytes, Condition),
     Delete(Key),
+}
+
+/// How much of a call's bytes gets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Whole,
+    Half,
+}
+
+impl Cut {
+    fn of(self, bytes: &Bytes) -> Bytes {
+        match self {
+            Self::Whole => bytes.clone(),
+            Self::Half => bytes.slice(..bytes.len() / 2),
+        }
+    }
 }
 
 /// A store around another that counts calls and fails by plan. Clones share everything.
@@ -241,6 +260,17 @@ impl FaultStore {
     /// have said to each.
     pub async fn deliver_held(&self) -> Vec<Result<(), ObjectError>> {
         let held = std::mem::take(&mut self.lock().held);
+        self.deliver(held).await
+    }
+
+    /// The same with the last one first.
+    pub async fn deliver_held_reordered(&self) -> Vec<Result<(), ObjectError>> {
+        let mut held = std::mem::take(&mut self.lock().held);
+        held.reverse();
+        self.deliver(held).await
+    }
+
+    async fn deliver(&self, held: Vec<Held>) -> Vec<Result<(), ObjectError>> {
         let mut answers = Vec::new();
         for write in held {
             answers.push(match write {
@@ -254,6 +284,11 @@ impl FaultStore {
     /// Tells if a fault has killed the process.
     pub fn is_dead(&self) -> bool {
         *self.dead.borrow()
+    }
+
+    /// Kills the process now: no call that begins later is ever answered.
+    pub fn kill(&self) {
+        self.dead.send_replace(true);
     }
 
     /// Lets the process live again: later calls are made. Those that never answered never will.
@@ -300,8 +335,8 @@ impl FaultStore {
         key: &str,
         bytes: &Bytes,
         held: Option<Held>,
-        made: impl Fn() -> F + Send + Sync,
-    ) -> Result<T, ObjectError>
+        made: impl Fn(Cut) -> F + Send + Sync,
+    ) -> Result<(T, Cut), ObjectError>
     where
         T: Send,
         F: Future<Output = Result<T, ObjectError>> + Send,
@@ -318,11 +353,13 @@ impl FaultStore {
             (CallKind::Put, Ok(key)) => refusal(key),
             _ => unavailable(),
         };
+        let whole = |answer| (answer, Cut::Whole);
         match fault {
-            Fault::None => made().await,
+            Fault::None => made(Cut::Whole).await.map(whole),
+            Fault::Truncate => made(Cut::Half).await.map(|answer| (answer, Cut::Half)),
             Fault::Unavailable => Err(unavailable()),
             Fault::LostAnswer => {
-                drop(made().await);
+                drop(made(Cut::Whole).await);
                 Err(unavailable())
             }
             Fault::Held => {
@@ -330,21 +367,21 @@ impl FaultStore {
                 Err(unavailable())
             }
             Fault::Duplicate => {
-                drop(made().await);
-                made().await
+                drop(made(Cut::Whole).await);
+                made(Cut::Whole).await.map(whole)
             }
             Fault::Precondition => Err(refused(|key| ObjectError::Precondition { key })),
             Fault::Conflict => Err(refused(|key| ObjectError::Conflict { key })),
             Fault::Delay(pause) => {
                 tokio::time::sleep(pause).await;
-                made().await
+                made(Cut::Whole).await.map(whole)
             }
             Fault::DieBefore => {
                 self.dead.send_replace(true);
                 future::pending().await
             }
             Fault::DieAfter => {
-                drop(made().await);
+                drop(made(Cut::Whole).await);
                 self.dead.send_replace(true);
                 future::pending().await
             }
@@ -365,36 +402,43 @@ impl fmt::Debug for FaultStore {
 #[async_trait]
 impl Objects for FaultStore {
     async fn get(&self, key: &Key) -> Result<Object, ObjectError> {
-        let get = || self.inner.get(key);
-        let object = self.call(CallKind::Get, key.as_str(), &Bytes::new(), None, get).await?;
+        let get = |_| self.inner.get(key);
+        let (mut object, cut) = self.call(CallKind::Get, key.as_str(), &Bytes::new(), None, get).await?;
+        object.bytes = cut.of(&object.bytes);
+        object.meta.size = object.bytes.len() as u64;
         self.read(&object.bytes);
         Ok(object)
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, ObjectError> {
-        let get = || self.inner.get_range(key, range.clone());
-        let bytes = self.call(CallKind::GetRange, key.as_str(), &Bytes::new(), None, get).await?;
+        let get = |_| self.inner.get_range(key, range.clone());
+        let (bytes, cut) = self.call(CallKind::GetRange, key.as_str(), &Bytes::new(), None, get).await?;
+        let bytes = cut.of(&bytes);
         self.read(&bytes);
         Ok(bytes)
     }
 
     async fn head(&self, key: &Key) -> Result<Meta, ObjectError> {
-        self.call(CallKind::Head, key.as_str(), &Bytes::new(), None, || self.inner.head(key)).await
+        let head = |_| self.inner.head(key);
+        Ok(self.call(CallKind::Head, key.as_str(), &Bytes::new(), None, head).await?.0)
     }
 
     async fn put(&self, key: &Key, bytes: Bytes, condition: &Condition) -> Result<Etag, ObjectError> {
-        let put = || self.inner.put(key, bytes.clone(), condition);
+        let put = |cut: Cut| self.inner.put(key, cut.of(&bytes), condition);
         let held = Held::Put(key.clone(), bytes.clone(), condition.clone());
-        self.call(CallKind::Put, key.as_str(), &bytes, Some(held), put).await
+        Ok(self.call(CallKind::Put, key.as_str(), &bytes, Some(held), put).await?.0)
     }
 
     async fn delete(&self, key: &Key) -> Result<(), ObjectError> {
         let held = Held::Delete(key.clone());
-        self.call(CallKind::Delete, key.as_str(), &Bytes::new(), Some(held), || self.inner.delete(key)).await
+        let delete = |_| self.inner.delete(key);
+        let ((), _) = self.call(CallKind::Delete, key.as_str(), &Bytes::new(), Some(held), delete).await?;
+        Ok(())
     }
 
     async fn list(&self, prefix: &str, after: Option<&Key>) -> Result<Page, ObjectError> {
-        self.call(CallKind::List, prefix, &Bytes::new(), None, || self.inner.list(prefix, after)).await
+        let list = |_| self.inner.list(prefix, after);
+        Ok(self.call(CallKind::List, prefix, &Bytes::new(), None, list).await?.0)
     }
 
     fn describe(&self) -> String {
@@ -432,6 +476,7 @@ mod tests {
             (Fault::Precondition, "precondition", false),
             (Fault::Conflict, "conflict", false),
             (Fault::Delay(Duration::from_millis(1)), "ok", true),
+            (Fault::Truncate, "ok", true),
             (Fault::DieBefore, "dead", false),
             (Fault::DieAfter, "dead", true),
         ] {
@@ -460,6 +505,41 @@ mod tests {
         disk.put(&key(), "early".into(), &Condition::IfAbsent).await.unwrap();
         let answers = store.deliver_held().await;
         assert!(answers[0].as_ref().is_err_and(ObjectError::is_precondition));
+    }
+
+    #[tokio::test]
+    async fn held_writes_arrive_in_another_order_if_so_wanted() {
+        let (disk, store) = stores();
+        store.every(CallKind::Put, "", Fault::Held);
+        let other: Key = "vol/b".parse().unwrap();
+        for (key, bytes) in [(key(), "first"), (key(), "second"), (other.clone(), "third")] {
+            store.put(&key, bytes.into(), &Condition::IfAbsent).await.unwrap_err();
+        }
+        let answers: Vec<bool> = store.deliver_held_reordered().await.iter().map(Result::is_ok).collect();
+        assert_eq!(answers, [true, true, false]);
+        assert_eq!(disk.get(&key()).await.unwrap().bytes, "second");
+        assert_eq!(disk.get(&other).await.unwrap().bytes, "third");
+    }
+
+    #[tokio::test]
+    async fn what_is_cut_on_the_way_is_half_of_it() {
+        let (disk, store) = stores();
+        store.at_write(0, Fault::Truncate);
+        store.put(&key(), "12345678".into(), &Condition::IfAbsent).await.unwrap();
+        assert_eq!(disk.get(&key()).await.unwrap().bytes, "1234");
+        store.every(CallKind::Get, "", Fault::Truncate);
+        let object = store.get(&key()).await.unwrap();
+        assert_eq!((object.bytes.as_ref(), object.meta.size), (&b"12"[..], 2));
+        store.every(CallKind::GetRange, "", Fault::Truncate);
+        assert_eq!(store.get_range(&key(), 0..4).await.unwrap(), "12");
+    }
+
+    #[tokio::test]
+    async fn a_process_is_killed_between_two_calls() {
+        let (_, store) = stores();
+        store.kill();
+        assert!(store.is_dead());
+        assert!(store.until_death(store.get(&key())).await.is_none());
     }
 
     #[tokio::test]

@@ -92,7 +92,12 @@ impl Fetch {
         range: std::ops::Range<u64>,
     ) -> Result<Bytes, TreeError> {
         match self.objects.get_range(&keys::pack(pack), range.clone()).await {
-            Ok(bytes) => Ok(bytes),
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start => Ok(bytes),
+            // No store may do this; one that does is not believed.
+            Ok(bytes) => Err(TreeError::DamagedPack {
+                pack: pack.clone(),
+                reason: format!("{} bytes came for {}..{}", bytes.len(), range.start, range.end),
+            }),
             Err(ObjectError::NotFound { .. }) => Err(TreeError::MissingPack { pack: pack.clone() }),
             Err(ObjectError::Range { size, .. }) => Err(TreeError::DamagedPack {
                 pack: pack.clone(),

@@ -19,6 +19,8 @@ mod flat;
 mod frame;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod hostile;
 mod living;
 mod location;
 mod manifest;
