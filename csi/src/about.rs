@@ -31,6 +31,10 @@ pub struct About {
     /// What happens at the limit.
     #[serde(default)]
     pub class: QuotaClass,
+    /// It is about to be given up: the record's write may be on its way. The next life of this node settles that before
+    /// anybody writes here again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub releasing: bool,
 }
 
 impl About {
@@ -112,6 +116,7 @@ mod tests {
             offset_bytes,
             unborn: offset_bytes < 0,
             class: QuotaClass::Hard,
+            releasing: offset_bytes < 0,
         }
     }
 

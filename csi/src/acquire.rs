@@ -216,6 +216,7 @@ impl Node {
             offset_bytes: 0,
             unborn: false,
             class: QuotaClass::of(&record.attributes),
+            releasing: false,
         };
         // Its commit also writes what was restored, so that the charge is known and the volume whole before it is ours.
         let taken = self.take_staged(id, &about, &staged.name).await?;

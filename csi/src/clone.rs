@@ -8,6 +8,7 @@ use btrfs::{Dir, Errno, GroupId, subvolume};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
 
+use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::pool::remove_tree;
 
@@ -47,6 +48,9 @@ pub fn clone(
     for attempt in 1.. {
         let result = clone_nested(source, directory, name, readonly, group);
         let Err(error) = result else { return result };
+        if matches!(error, Error::ShuttingDown) {
+            return Err(error);
+        }
         remove_tree(directory, name.as_ref())?;
         // Somebody removed or renamed a nested subvolume between the list and its snapshot.
         let moved = matches!(&error, Error::Btrfs(e) if e.is(Errno::ENOENT) || e.is(Errno::ENOTDIR) || e.is(Errno::EEXIST));
@@ -65,6 +69,7 @@ fn clone_nested(
     group: Option<GroupId>,
 ) -> Result<Cloned, Error> {
     let root = directory.snapshot(source, name, false, group)?;
+    pass(Point::CloneRooted)?;
     let mut marks = Roots::from([(PathBuf::new(), subvolume::ctransid(&root)?)]);
     let nested = subvolume::nested(source)?;
     // Each comes after the one that it is in, so its stub is there when its turn comes.
@@ -89,6 +94,7 @@ fn clone_nested(
             &time(before.st_mtime, before.st_mtime_nsec),
         )
         .map_err(|errno| Error::Io { doing: "keeping the time of a directory", source: errno.into() })?;
+        pass(Point::CloneNested)?;
     }
     if readonly {
         for one in nested.iter().rev() {

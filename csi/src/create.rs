@@ -115,6 +115,7 @@ impl Node {
             offset_bytes: 0,
             unborn: false,
             class: QuotaClass::of(&request.attributes),
+            releasing: false,
         };
         let claim = Claim::of(&record.value);
         let finished = self.finish(&operation, record, &mut about, staged, source.as_ref()).await;

@@ -15,6 +15,7 @@ use types::{Birth, Change, VolumeId};
 use crate::about::{About, replace_link};
 use crate::clone::{Roots, clone};
 use crate::create::{CreateRequest, Source};
+use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::layout::{BASE, DATA, Place, SNAP, VOLUMES};
 use crate::local;
@@ -112,6 +113,7 @@ impl Node {
             offset_bytes: 0,
             unborn: true,
             class: QuotaClass::of(&request.attributes),
+            releasing: false,
         };
         let (id, from, quota) = (request.id.clone(), from.clone(), self.pool().has_quota());
         let planted = self.pool().run(move |root| plant(root, &id, about, &from, quota)).await?;
@@ -144,6 +146,9 @@ fn plant(
     let mut group = None;
     let grown = grow(root, &directory, about, from, quota, &mut group);
     if let Err(error) = grown {
+        if matches!(error, Error::ShuttingDown) {
+            return Err(error);
+        }
         drop(directory);
         // The first failure is the one to tell; what cannot be undone here is swept by the next start.
         if let Err(undo) = remove_tree(&volumes, id.as_str().as_ref()) {
@@ -175,10 +180,14 @@ fn grow(
         about.group = Some(number);
         *group = Some(local::group(number));
     }
+    pass(Point::DirectoryMade)?;
     drop(directory.create_dir(SNAP, 0o755)?);
     about.write(directory)?;
+    pass(Point::AboutSet)?;
     replace_link(directory, BASE, &from.link())?;
+    pass(Point::BaseSet)?;
     let cloned = clone(&source, directory, DATA, false, *group)?;
+    pass(Point::Planted)?;
     let nested = cloned.marks.len() > 1;
     if quota && nested {
         about.offset_bytes *= i64::try_from(cloned.marks.len()).unwrap_or(i64::MAX);

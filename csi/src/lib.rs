@@ -13,6 +13,7 @@ pub mod config;
 pub mod create;
 pub mod csi;
 pub mod cut;
+pub mod deaths;
 pub mod delete;
 pub mod error;
 pub mod files;

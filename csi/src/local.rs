@@ -11,6 +11,7 @@ use types::VolumeId;
 
 use crate::about::{About, read_link, replace_link};
 use crate::clone::{Roots, clone};
+use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::layout::{self, BASE, DATA, Place, SNAP, STAGING, VOLUMES};
 use crate::pool::remove_tree;
@@ -69,6 +70,7 @@ pub fn live(root: &Dir, id: &VolumeId) -> Result<Dir, Error> {
 pub fn make_directory(root: &Dir, id: &VolumeId) -> Result<Dir, Error> {
     let volumes = root.open_dir(VOLUMES)?;
     let directory = open_or_create(&volumes, id.as_str())?;
+    pass(Point::DirectoryMade)?;
     drop(open_or_create(&directory, SNAP)?);
     Ok(directory)
 }
@@ -91,6 +93,7 @@ pub fn make_group(root: &Dir, limit_bytes: Option<u64>) -> Result<u64, Error> {
         let number = rand::random::<u64>() >> 17;
         let group = group(number);
         if quota::create_group(root, group)? {
+            pass(Point::GroupMade)?;
             if limit_bytes.is_some() {
                 quota::limit(root, group, limit_bytes)?;
             }
@@ -144,6 +147,7 @@ pub fn roots(dir: &Dir) -> Result<Roots, Error> {
 pub fn stage_empty(root: &Dir, group: Option<GroupId>) -> Result<String, Error> {
     let name = layout::fresh();
     drop(root.open_dir(STAGING)?.create_subvolume(&name, group)?);
+    pass(Point::StagedEmpty)?;
     Ok(name)
 }
 
@@ -154,6 +158,7 @@ pub fn stage_empty(root: &Dir, group: Option<GroupId>) -> Result<String, Error> 
 pub fn stage_clone(root: &Dir, from: &Place, group: Option<GroupId>) -> Result<String, Error> {
     let name = layout::fresh();
     clone(&root.open_beneath(from.path())?, &root.open_dir(STAGING)?, &name, false, group)?;
+    pass(Point::StagedClone)?;
     Ok(name)
 }
 
@@ -162,7 +167,8 @@ pub fn stage_clone(root: &Dir, from: &Place, group: Option<GroupId>) -> Result<S
 /// # Errors
 /// The kernel refused.
 pub fn unstage(root: &Dir, name: &str) -> Result<(), Error> {
-    remove_tree(&root.open_dir(STAGING)?, name.as_ref())
+    remove_tree(&root.open_dir(STAGING)?, name.as_ref())?;
+    pass(Point::Unstaged)
 }
 
 /// Puts what was staged into its place as the volume's live tree.
@@ -170,7 +176,8 @@ pub fn unstage(root: &Dir, name: &str) -> Result<(), Error> {
 /// # Errors
 /// There is a live tree already, or the kernel refused.
 pub fn move_in(root: &Dir, name: &str, id: &VolumeId) -> Result<(), Error> {
-    Ok(root.open_dir(STAGING)?.rename(name, &directory(root, id)?, DATA)?)
+    root.open_dir(STAGING)?.rename(name, &directory(root, id)?, DATA)?;
+    pass(Point::MovedIn)
 }
 
 /// Takes a read-only snapshot of a subvolume into the volume's `snap`, without a version yet.
@@ -181,6 +188,7 @@ pub fn take(root: &Dir, id: &VolumeId, source: &Dir) -> Result<Taken, Error> {
     let name = format!(".{}", layout::fresh());
     let snap = directory(root, id)?.open_dir(SNAP)?;
     let cloned = clone(source, &snap, &name, true, None)?;
+    pass(Point::SnapshotTaken)?;
     Ok(Taken { name, marks: marks(&cloned.dir)?, roots: cloned.marks })
 }
 
@@ -189,7 +197,8 @@ pub fn take(root: &Dir, id: &VolumeId, source: &Dir) -> Result<Taken, Error> {
 /// # Errors
 /// The kernel refused.
 pub fn drop_taken(root: &Dir, id: &VolumeId, name: &str) -> Result<(), Error> {
-    remove_tree(&directory(root, id)?.open_dir(SNAP)?, name.as_ref())
+    remove_tree(&directory(root, id)?.open_dir(SNAP)?, name.as_ref())?;
+    pass(Point::SnapshotDropped)
 }
 
 /// Gives a snapshot the name of its version.
@@ -213,6 +222,7 @@ pub fn name_taken(
         }
         Err(error) => return Err(error.into()),
     }
+    pass(Point::SnapshotNamed)?;
     Ok(Place::snapshot(id, &name))
 }
 
@@ -221,7 +231,8 @@ pub fn name_taken(
 /// # Errors
 /// The pool cannot be written.
 pub fn set_base(root: &Dir, id: &VolumeId, place: &Place) -> Result<(), Error> {
-    replace_link(&directory(root, id)?, BASE, &place.link())
+    replace_link(&directory(root, id)?, BASE, &place.link())?;
+    pass(Point::BaseSet)
 }
 
 /// Reads what live grew from. A link that we did not write, or that leads nowhere, is none.
@@ -251,6 +262,7 @@ pub fn delete_places(root: &Dir, places: &[Place]) -> Result<(), Error> {
             Err(error) if error.is(Errno::ENOENT) => {}
             Err(error) => return Err(error.into()),
         }
+        pass(Point::PlaceDeleted)?;
         match place.owner() {
             Some(id) => drop_empty_directory(root, &id)?,
             None => remove_tree(&root.open_dir(layout::TEMPLATES)?, place.template_text().as_ref())?,
@@ -274,7 +286,9 @@ pub fn drop_live(root: &Dir, id: &VolumeId) -> Result<(), Error> {
         let name = layout::fresh();
         let staging = root.open_dir(STAGING)?;
         directory.rename(DATA, &staging, &name)?;
+        pass(Point::LiveHidden)?;
         remove_tree(&staging, name.as_ref())?;
+        pass(Point::LiveDeleted)?;
     }
     for entry in directory.entries()? {
         if entry != SNAP {
@@ -286,7 +300,10 @@ pub fn drop_live(root: &Dir, id: &VolumeId) -> Result<(), Error> {
 }
 
 /// Removes a volume's directory if no live tree and no snapshot is in it.
-fn drop_empty_directory(root: &Dir, id: &VolumeId) -> Result<(), Error> {
+///
+/// # Errors
+/// The kernel refused.
+pub fn drop_empty_directory(root: &Dir, id: &VolumeId) -> Result<(), Error> {
     let directory = match directory(root, id) {
         Err(Error::NotHere { .. }) => return Ok(()),
         directory => directory?,
@@ -315,7 +332,8 @@ pub fn about(root: &Dir, id: &VolumeId) -> Result<Option<About>, Error> {
 /// # Errors
 /// The pool cannot be written.
 pub fn set_about(root: &Dir, id: &VolumeId, about: &About) -> Result<(), Error> {
-    about.write(&directory(root, id)?)
+    about.write(&directory(root, id)?)?;
+    pass(Point::AboutSet)
 }
 
 /// What a volume's group uses; zero without quotas.
@@ -333,7 +351,10 @@ pub fn used(root: &Dir, about: &About) -> Result<u64, Error> {
 /// The kernel refused.
 pub fn limit(root: &Dir, about: &About, limit_bytes: Option<u64>) -> Result<(), Error> {
     match about.group {
-        Some(number) => Ok(quota::limit(root, group(number), limit_bytes)?),
+        Some(number) => {
+            quota::limit(root, group(number), limit_bytes)?;
+            pass(Point::Limited)
+        }
         None => Ok(()),
     }
 }

@@ -22,6 +22,7 @@ pub use device::{IMAGE, MOUNT};
 pub use identity::{Identity, read_json, write_json};
 pub(crate) use start::room;
 
+use crate::deaths::{Deaths, Point};
 use crate::error::Error;
 use commit::{Commits, Part};
 
@@ -61,6 +62,7 @@ struct Inner {
     /// One commit at a time; the next caller leads the next one.
     commit_running: Mutex<()>,
     unsafe_no_commit: bool,
+    deaths: Deaths,
     _locks: Vec<Flock<std::fs::File>>,
 }
 
@@ -75,12 +77,15 @@ impl Pool {
         work: impl FnOnce(&Dir) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| Error::ShuttingDown)?;
-        let root = Arc::clone(&self.0.root);
+        self.0.deaths.survive().await;
+        let (root, deaths) = (Arc::clone(&self.0.root), self.0.deaths.clone());
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            work(&root)
+            deaths.enter(|| work(&root))
         });
-        match done.await {
+        let done = done.await;
+        self.0.deaths.survive().await;
+        match done {
             Ok(result) => result,
             Err(error) if error.is_panic() => Err(Error::Panicked { operation: "work on the pool" }),
             Err(_) => Err(Error::ShuttingDown),
@@ -138,7 +143,11 @@ impl Pool {
         if self.0.unsafe_no_commit {
             return Ok(());
         }
-        let mut waiting = std::pin::pin!(self.run(move |root| Ok(wait(root)?)));
+        let mut waiting = std::pin::pin!(self.run(move |root| {
+            crate::deaths::pass(Point::CommitBegun)?;
+            wait(root)?;
+            crate::deaths::pass(Point::Committed)
+        }));
         loop {
             match tokio::time::timeout(NUDGE, &mut waiting).await {
                 Ok(done) => return done,
@@ -160,6 +169,11 @@ impl Pool {
                 tracing::debug!(%error, "a commit could not be asked for again; who waits for it is told");
             }
         }));
+    }
+
+    /// At which points between two steps the process dies, for the tests that do.
+    pub fn deaths(&self) -> &Deaths {
+        &self.0.deaths
     }
 
     /// The pool's root as a path, for people and for mounts.

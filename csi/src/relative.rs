@@ -7,6 +7,7 @@ use types::{VersionId, VolumeId};
 
 use crate::about::About;
 use crate::acquire::head_of;
+use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::layout::{DATA, Place, STAGING, TEMPLATES};
 use crate::local;
@@ -55,10 +56,13 @@ impl Node {
                 let wrapper = format!("{staged}.t");
                 let inside = staging.create_dir(&wrapper, 0o755)?;
                 staging.rename(&staged, &inside, DATA)?;
+                pass(Point::TemplateWrapped)?;
                 btrfs::commit::sync_all(root)?;
                 btrfs::subvolume::set_readonly(&inside.open_dir(DATA)?, true)?;
+                pass(Point::TemplateSealed)?;
                 let name = target.template_text();
-                Ok(staging.rename(&wrapper, &root.open_dir(TEMPLATES)?, &name)?)
+                staging.rename(&wrapper, &root.open_dir(TEMPLATES)?, &name)?;
+                pass(Point::TemplatePlaced)
             })
             .await;
         if let Err(error) = placed {
@@ -112,6 +116,7 @@ impl Node {
             offset_bytes: 0,
             unborn: false,
             class: Default::default(),
+            releasing: false,
         };
         let staged = self.materialise(&record, &head.tree, None).await?;
         let taken = self.take_staged(id, &about, &staged.name).await;

@@ -60,7 +60,18 @@ impl Node {
         basis.check_epoch(&volume.id, claim.epoch)?;
         self.require_unmounted(&volume.id)?;
         let _closed = volume.close().await?;
-        let synced = self.sync_locked(volume, &SyncRequest::plain(), true).await?;
+        // Before the record's write is sent: it may arrive in the next life of this node, after somebody has written.
+        self.note_release(&volume.id, true).await?;
+        self.pool().commit().await?;
+        let synced = match self.sync_locked(volume, &SyncRequest::plain(), true).await {
+            Ok(synced) => synced,
+            Err(error) => {
+                if !matches!(error, Error::Cas(cas::Error::Unsettled { .. })) {
+                    self.note_release(&volume.id, false).await?;
+                }
+                return Err(error);
+            }
+        };
         tracing::info!(volume = %volume.id, version = %synced.version.short(), keep_copy, "released");
         volume.update(|facts| facts.standing = Standing::Relative);
         // Somebody may have mounted it since the look above. The record is given up, so what they write is an orphan; it
@@ -71,6 +82,33 @@ impl Node {
         }
         self.drop_copy(volume, keep_copy).await?;
         Ok(Released { version: synced.version, epoch: synced.epoch })
+    }
+
+    /// Notes in the pool whether a release may be under way.
+    async fn note_release(&self, id: &VolumeId, releasing: bool) -> Result<(), Error> {
+        let volume = id.clone();
+        self.pool()
+            .run(move |root| match local::about(root, &volume)? {
+                Some(about) => local::set_about(root, &volume, &About { releasing, ..about }),
+                None => Ok(()),
+            })
+            .await
+    }
+
+    /// Makes sure that a release which an earlier life of this node may have sent cannot happen any more: the record gets
+    /// another state, if it is still ours.
+    pub(crate) async fn settle_release(&self, volume: &Volume) -> Result<(), Error> {
+        let about = volume.facts().about;
+        if !about.releasing {
+            return Ok(());
+        }
+        match cas::update::touch(self.store(), &self.session()?.id(), &volume.id).await {
+            Ok(_) | Err(cas::Error::NoVolume { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.note_release(&volume.id, false).await?;
+        volume.update(|facts| facts.about.releasing = false);
+        Ok(())
     }
 
     /// Refuses what must not be done under a mount.

@@ -9,6 +9,7 @@ use cas::{Record, Store, VersionRef, timeline};
 use types::{EntryId, MemberName, VersionId, VolumeId};
 
 use crate::basis::Basis;
+use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::layout::{self, DATA, OLD_PREFIX, STAGING};
 use crate::local;
@@ -179,7 +180,9 @@ impl Node {
                 let directory = local::directory(root, &id)?;
                 // Beside live first: what is in staging is swept at a start, and after the swap that would be the old tree.
                 root.open_dir(STAGING)?.rename(&staged, &directory, &name)?;
-                Ok(directory.exchange(&name, &directory, DATA)?)
+                pass(Point::BesideLive)?;
+                directory.exchange(&name, &directory, DATA)?;
+                pass(Point::Exchanged)
             })
             .await?;
         volume.update(|facts| facts.head = Some(Head { entry, tree: base.tree.clone() }));
@@ -191,7 +194,10 @@ impl Node {
         if !mounted {
             let id = volume.id.clone();
             self.pool()
-                .run(move |root| crate::pool::remove_tree(&local::directory(root, &id)?, old.as_ref()))
+                .run(move |root| {
+                    crate::pool::remove_tree(&local::directory(root, &id)?, old.as_ref())?;
+                    pass(Point::OldDeleted)
+                })
                 .await?;
         }
         Ok(mounted)

@@ -69,6 +69,7 @@ impl Node {
         let session = self.session()?;
         // What was sent and not answered is sent again, until it is known how it ended.
         session.settle().await?;
+        self.settle_release(volume).await?;
         let stored = cas::record::read(self.store(), &volume.id).await?;
         let record = stored.as_ref().map(|stored| &stored.value);
         let owner = record.and_then(|record| record.owner);
@@ -93,13 +94,7 @@ impl Node {
             }
             (Verdict::TakeAgain, Some(record)) => self.take_again(volume, record).await?,
             (Verdict::Lost, Some(record)) => self.lose(volume, record, owner == Some(session.id())).await?,
-            (Verdict::Tombstone, _) => {
-                volume.update(|facts| facts.standing = Standing::Relative);
-                if self.require_unmounted(&volume.id).is_ok() {
-                    tracing::info!(volume = %volume.id, "the copy of a deleted volume is dropped");
-                    self.drop_copy(volume, false).await?;
-                }
-            }
+            (Verdict::Tombstone, _) => self.bury(volume).await?,
             (Verdict::Unfinished, _) => {
                 // Another node may be making it from the same record; that one is of another birth.
                 let elsewhere = record.is_some_and(|record| record.birth != about.birth);
@@ -195,6 +190,27 @@ impl Node {
         let entry = head.entry;
         self.swap(volume, &staged.name, base, entry).await?;
         self.pool().commit().await
+    }
+
+    /// It was deleted, and the copy goes, but for a mount. What is in it and was never published stays as an orphan: the
+    /// deletion was forced on an owner that lived.
+    async fn bury(self: &Arc<Self>, volume: &Arc<Volume>) -> Result<(), Error> {
+        let epoch = match volume.facts().standing {
+            Standing::Owned { epoch, .. } | Standing::Fenced { epoch } => epoch,
+            Standing::Relative | Standing::Quarantined { .. } => Epoch(0),
+        };
+        // Not a relative yet: it is looked at again until its last mount is gone.
+        volume.update(|facts| facts.standing = Standing::Fenced { epoch });
+        if self.require_unmounted(&volume.id).is_err() {
+            return Ok(());
+        }
+        let _closed = volume.close().await?;
+        if self.is_written(volume).await? {
+            self.keep_aside(volume, layout::DATA, epoch, "deleted before it was published").await?;
+        }
+        tracing::info!(volume = %volume.id, "the copy of a deleted volume is dropped");
+        volume.update(|facts| facts.standing = Standing::Relative);
+        self.drop_copy(volume, false).await
     }
 
     /// Keeps what is here and listed nowhere as an orphan, then drops the copy. While it is mounted it stays.

@@ -160,6 +160,11 @@ impl Node {
             } else {
                 self.settle_relative(&volume).await
             };
+            let settled = match (settled, &volume.facts().standing) {
+                // A restore's old tree: under a mount, it is looked at again; from a swap that was cut short, it goes.
+                (Ok(()), Standing::Owned { .. }) => self.drop_old_trees(&volume).await,
+                (settled, _) => settled,
+            };
             if let Err(error) = settled {
                 // One volume's trouble must not keep the others from being served.
                 tracing::error!(volume = %volume.id, %error, "the volume could not be settled; it is tried again");
@@ -265,16 +270,18 @@ impl Node {
                 // Who knows what they are: they stay.
                 Some(Standing::Fenced { .. } | Standing::Quarantined { .. }) => continue,
             };
-            let listed = |place: &Place| asked.iter().any(|entry| entry.version() == place.version());
-            if self.shelf().of_volume(&id).iter().any(|place| !listed(place)) {
-                // A publication was cut short. Sent by the process before this one, it may still arrive: not any more,
-                // as it would make a version the head that is about to be dropped here.
+            let base = self.volumes().find(&id).and_then(|volume| volume.facts().base).map(|base| base.place);
+            let manual = |place: &Place| {
+                asked.iter().any(|entry| entry.role == Role::Manual && entry.version() == place.version())
+            };
+            if places.iter().any(|place| Some(place) != base.as_ref() && !manual(place)) {
+                // A publication or a restore was cut short. Sent by the process before this one, it may still arrive: not
+                // any more, as it would make a version the head that is about to be dropped here.
                 let me = self.session()?.id();
                 cas::update::touch(self.store(), &me, &id).await?;
             }
             for place in places {
-                let version = place.version();
-                if !asked.iter().any(|entry| entry.role == Role::Manual && entry.version() == version) {
+                if !manual(&place) {
                     self.put_away(&place).await?;
                 }
             }
@@ -335,7 +342,13 @@ pub(crate) fn find(root: &Dir, id: &VolumeId) -> Result<Option<Found>, Error> {
     }
     let (about, live) = (About::read(&directory)?, directory.exists(DATA)?);
     drop(directory);
-    Ok(Some(Found { base: local::base(root, id)?, id: id.clone(), about, snaps, live }))
+    let base = local::base(root, id)?;
+    if about.is_none() && base.is_none() && !live && snaps.is_empty() {
+        // What held it open went, and then a crash came.
+        local::drop_empty_directory(root, id)?;
+        return Ok(None);
+    }
+    Ok(Some(Found { base, id: id.clone(), about, snaps, live }))
 }
 
 /// The pool's templates.

@@ -1,9 +1,12 @@
-//! Dying at every call to the store, before and after it happens, in each operation; then a new life on the same pool.
-//! Nothing that was answered is lost, nothing half-made is left, and the same request again ends well.
+//! Dying at every call to the store, before and after it happens, and after every step on the pool, in each operation;
+//! then a new life on the same pool. Nothing that was answered is lost, nothing half-made is left, and the same request
+//! again ends well. Each test prints the places where it died; [`STEPS`] says which steps must be among them, and that
+//! none exists that no operation dies at.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::drop_non_drop, reason = "tests")]
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +14,10 @@ use std::time::Duration;
 use cas::Store;
 use cas::objects::{CallKind, Fault, FaultStore, crashes};
 use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request};
+use csi::deaths::Point;
 use csi::node::Node;
 use csi::restore::Wanted;
+use csi::seal::SealRequest;
 use csi::sync::SyncRequest;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -76,50 +81,134 @@ impl World {
         self.assert_same(node, name);
     }
 
-    /// Dies at each call of `operation`, then lives again and checks.
+    /// Dies at each call of `operation` and at each of its steps on the pool, then lives again and checks.
     fn enumerate(&self, what: &str, prepare: Operation, operation: Operation, check: Check) {
-        let calls = life(async {
+        let (calls, steps) = life(async {
             let node = self.pool.start(&self.store).await;
             let name = format!("{what}-dry");
             self.prepare(&node, &name).await;
             prepare(Arc::clone(&node), name.clone()).await;
             self.faults.reset();
+            node.pool().deaths().plan(None, || {});
             operation(Arc::clone(&node), name.clone()).await;
-            let calls = self.faults.counts().calls();
+            let (calls, steps) = (self.faults.counts().calls(), node.pool().deaths().visited());
             check(self, node, name).await;
-            calls
+            (calls, steps)
         });
+        let (_, expected) = STEPS.iter().find(|(name, _)| *name == what).unwrap();
+        for step in *expected {
+            assert!(steps.contains(step), "{what} does not pass {step:?}: {steps:?}");
+        }
         let mut died = 0;
         for (index, fault) in crashes(calls) {
-            let name =
-                format!("{what}-{index}-{}", if fault == Fault::DieBefore { "before" } else { "after" });
-            died += u64::from(life(async {
-                let node = self.pool.start(&self.store).await;
-                self.prepare(&node, &name).await;
-                prepare(Arc::clone(&node), name.clone()).await;
-                self.faults.reset();
-                self.faults.at_call(index, fault);
-                let work = tokio::spawn(operation(Arc::clone(&node), name.clone()));
-                self.faults.until_death(work).await.is_none()
-            }));
-            self.faults.heal();
-            self.faults.revive();
-            life(async {
-                let node = self.pool.start(&self.store).await;
-                assert!(names(node.pool().path().join("staging")).is_empty(), "{name}");
-                check(self, Arc::clone(&node), name.clone()).await;
-                assert!(names(node.pool().path().join("staging")).is_empty(), "{name}");
-                let left = names(node.pool().path().join("volumes").join(&name));
-                assert!(left.is_empty() || left == ["about", "base", "data", "snap"], "{name}: {left:?}");
-                // The next point begins with an empty pool.
-                for volume in node.volumes().all() {
-                    node.delete(&volume.id).await.unwrap();
-                }
-            });
+            let side = if fault == Fault::DieBefore { "before" } else { "after" };
+            let plan = |_: &Node| self.faults.at_call(index, fault);
+            died += u64::from(self.die(&format!("{what}-{index}-{side}"), prepare, operation, check, plan));
         }
         assert!(died >= calls, "{what}: died {died} times at {calls} calls");
-        eprintln!("{what}: {calls} calls, died {died} times");
+        let mut died_at_steps = 0;
+        for (index, step) in steps.iter().enumerate() {
+            let faults = Arc::clone(&self.faults);
+            let plan = |node: &Node| node.pool().deaths().plan(Some(index), move || faults.kill());
+            let name = format!("{what}-step-{index}-{step:?}").to_ascii_lowercase();
+            died_at_steps += usize::from(self.die(&name, prepare, operation, check, plan));
+        }
+        assert_eq!(died_at_steps, steps.len(), "{what}: {steps:?}");
+        let kinds: BTreeSet<&Point> = steps.iter().collect();
+        eprintln!(
+            "{what}: died {died} times at {calls} calls, and after each of {} steps on the pool ({} of {} that exist)",
+            steps.len(),
+            kinds.len(),
+            Point::ALL.len(),
+        );
     }
+
+    /// One life that ends as planned, and the one after it. Returns whether the first one died.
+    fn die(
+        &self,
+        name: &str,
+        prepare: Operation,
+        operation: Operation,
+        check: Check,
+        plan: impl FnOnce(&Node),
+    ) -> bool {
+        let name = name.to_owned();
+        let died = life(async {
+            let node = self.pool.start(&self.store).await;
+            self.prepare(&node, &name).await;
+            prepare(Arc::clone(&node), name.clone()).await;
+            self.faults.reset();
+            plan(&node);
+            let work = tokio::spawn(operation(Arc::clone(&node), name.clone()));
+            self.faults.until_death(work).await.is_none()
+        });
+        self.faults.heal();
+        self.faults.revive();
+        life(async {
+            let node = self.pool.start(&self.store).await;
+            assert!(names(node.pool().path().join("staging")).is_empty(), "{name}");
+            check(self, Arc::clone(&node), name.clone()).await;
+            assert!(names(node.pool().path().join("staging")).is_empty(), "{name}");
+            let left = names(node.pool().path().join("volumes").join(&name));
+            assert!(left.is_empty() || left == ["about", "base", "data", "snap"], "{name}: {left:?}");
+            // The next point begins with an empty pool.
+            for volume in node.volumes().all() {
+                node.delete(&volume.id).await.unwrap();
+            }
+        });
+        died
+    }
+}
+
+/// The steps that an operation must at least pass.
+const STEPS: &[(&str, &[Point])] = &[
+    (
+        "sync",
+        &[
+            Point::SnapshotTaken,
+            Point::SnapshotNamed,
+            Point::CommitBegun,
+            Point::Committed,
+            Point::BaseSet,
+            Point::PlaceDeleted,
+        ],
+    ),
+    ("nested", &[Point::CloneRooted, Point::CloneNested, Point::SnapshotTaken]),
+    (
+        "create",
+        &[
+            Point::DirectoryMade,
+            Point::GroupMade,
+            Point::StagedEmpty,
+            Point::AboutSet,
+            Point::SnapshotNamed,
+            Point::BaseSet,
+            Point::MovedIn,
+            Point::Limited,
+        ],
+    ),
+    ("fork", &[Point::DirectoryMade, Point::GroupMade, Point::AboutSet, Point::BaseSet, Point::Planted]),
+    ("release", &[Point::SnapshotNamed, Point::LiveHidden, Point::LiveDeleted]),
+    ("acquire", &[Point::StagedEmpty, Point::SnapshotTaken, Point::MovedIn, Point::Committed]),
+    ("restore", &[Point::BesideLive, Point::Exchanged, Point::BaseSet, Point::OldDeleted]),
+    ("delete", &[Point::SnapshotNamed, Point::LiveHidden, Point::LiveDeleted]),
+    ("seal", &[Point::SnapshotTaken, Point::SnapshotDropped]),
+    ("template", &[Point::StagedClone, Point::TemplateWrapped, Point::TemplateSealed, Point::TemplatePlaced]),
+    ("prefetch", &[Point::SnapshotTaken, Point::Unstaged, Point::SnapshotNamed, Point::BaseSet]),
+    ("quota", &[Point::Limited, Point::AboutSet, Point::Committed]),
+];
+
+#[test]
+fn no_step_on_the_pool_is_there_at_which_no_operation_dies() {
+    let mut of = BTreeMap::new();
+    for (what, steps) in STEPS {
+        for step in *steps {
+            of.entry(*step).or_insert_with(Vec::new).push(*what);
+        }
+    }
+    let never: Vec<_> = Point::ALL.iter().filter(|point| !of.contains_key(point)).collect();
+    assert!(never.is_empty(), "{never:?}");
+    eprintln!("{} of {} points are in operations that die at them", of.len(), Point::ALL.len());
 }
 
 fn nothing(_: Arc<Node>, _: String) -> BoxFuture<'static, ()> {
@@ -181,6 +270,67 @@ fn a_write_of_a_killed_process_that_arrives_late_takes_nothing_from_the_next_lif
         let records = cas::record::list(&world.store).await.unwrap();
         assert!(records.iter().all(|record| record.value.kind == cas::RecordKind::Volume), "no orphan");
     });
+}
+
+/// Kills a node while a write of a record that `operation` sends is on its way, writes in the next life, lets the write
+/// arrive, and has another node take the volume where it can.
+fn arrives_late(operation: Operation, sent: u64) {
+    let world = World::new();
+    let other = TestPool::new("node-b");
+    let name = "vol-1".to_owned();
+    life(async {
+        let node = world.pool.start(&world.store).await;
+        world.prepare(&node, &name).await;
+        node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
+        let mut writes = 0;
+        world.faults.plan(move |call| {
+            if writes > sent {
+                return Fault::DieBefore;
+            }
+            writes += u64::from(call.kind == CallKind::Put && call.key.starts_with("vol/"));
+            if writes > sent { Fault::Held } else { Fault::None }
+        });
+        let work = tokio::spawn(operation(Arc::clone(&node), name.clone()));
+        assert!(world.faults.until_death(work).await.is_none());
+    });
+    world.faults.heal();
+    world.faults.revive();
+    life(async {
+        let node = world.pool.start(&world.store).await;
+        std::fs::write(live(&node, &name).join("acknowledged"), "in the next life").unwrap();
+        world.remember(&live(&node, &name));
+        assert_eq!(world.faults.deliver_held().await.len(), 1);
+        let there = other.start(&world.store).await;
+        let taken = there.acquire(&id(&name), false).await;
+        assert!(taken.is_err(), "it was taken while its owner had something that nobody else had");
+        node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
+        world.assert_durable(&node, &name).await;
+        let records = cas::record::list(&world.store).await.unwrap();
+        assert!(records.iter().all(|record| record.value.kind == cas::RecordKind::Volume), "no orphan");
+    });
+}
+
+#[test]
+fn a_release_of_a_killed_process_that_arrives_late_takes_the_volume_from_nobody() {
+    if has_btrfs() {
+        arrives_late(|node, name| async move { drop(node.release(&id(&name), false).await) }.boxed(), 0);
+    }
+}
+
+#[test]
+fn a_restore_of_a_killed_process_that_arrives_late_is_no_head_that_nobody_knows() {
+    if has_btrfs() {
+        arrives_late(
+            |node, name| {
+                async move {
+                    let record = cas::record::get(node.store(), &id(&name)).await.unwrap().value;
+                    drop(node.restore(&id(&name), Wanted::Entry(record.entries[1].id)).await);
+                }
+                .boxed()
+            },
+            0,
+        );
+    }
 }
 
 #[test]
@@ -324,7 +474,141 @@ fn a_kill_inside_a_delete_is_finished_by_the_next_one() {
             async move {
                 node.delete(&id(&name)).await.unwrap();
                 assert_eq!(node.delete(&id(&name)).await.unwrap(), Change::Already(()));
-                assert!(names(node.pool().path().join("volumes").join(&name)).is_empty());
+                let left = names(node.pool().path().join("volumes").join(&name));
+                assert!(left.is_empty(), "{name}: {left:?}");
+            }
+            .boxed()
+        },
+    );
+}
+
+/// The record that sealing makes.
+fn sealed(name: &str, kind: cas::RecordKind) -> SealRequest {
+    SealRequest {
+        id: id(name),
+        version: None,
+        sealed: id(&format!("{name}-s")),
+        request: format!("seal-{name}").parse().unwrap(),
+        kind,
+        attributes: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn a_kill_inside_a_seal_makes_one_record_or_none() {
+    if !has_btrfs() {
+        return;
+    }
+    World::new().enumerate(
+        "seal",
+        |node, name| async move { drop(node.sync(&id(&name), SyncRequest::plain()).await.unwrap()) }.boxed(),
+        |node, name| async move { drop(node.seal(sealed(&name, cas::RecordKind::Snapshot)).await) }.boxed(),
+        |world, node, name| {
+            async move {
+                let version = node.seal(sealed(&name, cas::RecordKind::Snapshot)).await.unwrap().into_inner();
+                let again = node.seal(sealed(&name, cas::RecordKind::Snapshot)).await.unwrap();
+                assert_eq!(again, Change::Already(version));
+                // What was sealed outlives what it was made of.
+                node.delete(&id(&name)).await.unwrap();
+                let new = format!("{name}-fork");
+                node.create(fork(&new, &format!("{name}-s"), version)).await.unwrap();
+                world.assert_same(&node, &new);
+            }
+            .boxed()
+        },
+    );
+}
+
+#[test]
+fn a_kill_while_a_template_or_a_head_is_brought_here_leaves_nothing_half_made() {
+    if !has_btrfs() {
+        return;
+    }
+    let world = World::new();
+    world.enumerate(
+        "template",
+        |node, name| {
+            async move {
+                node.seal(sealed(&name, cas::RecordKind::Template)).await.unwrap();
+            }
+            .boxed()
+        },
+        |node, name| async move { drop(node.ensure_template(&id(&format!("{name}-s"))).await) }.boxed(),
+        |world, node, name| {
+            async move {
+                let template = format!("{name}-s");
+                let version = node.ensure_template(&id(&template)).await.unwrap();
+                let new = format!("{name}-new");
+                node.create(fork(&new, &template, version)).await.unwrap();
+                world.assert_same(&node, &new);
+            }
+            .boxed()
+        },
+    );
+    world.enumerate(
+        "prefetch",
+        |node, name| async move { drop(node.release(&id(&name), false).await.unwrap()) }.boxed(),
+        |node, name| async move { drop(node.prefetch(&id(&name)).await) }.boxed(),
+        |world, node, name| {
+            async move {
+                node.prefetch(&id(&name)).await.unwrap();
+                node.acquire(&id(&name), false).await.unwrap();
+                world.assert_same(&node, &name);
+            }
+            .boxed()
+        },
+    );
+}
+
+#[test]
+fn a_kill_inside_a_sync_of_nested_subvolumes_keeps_their_files() {
+    if !has_btrfs() {
+        return;
+    }
+    World::new().enumerate(
+        "nested",
+        |node, name| {
+            async move {
+                let path = live(&node, &name).join("inner");
+                let made =
+                    std::process::Command::new("btrfs").args(["subvolume", "create"]).arg(&path).output();
+                assert!(made.unwrap().status.success());
+                std::fs::write(path.join("file"), "in a nested subvolume").unwrap();
+            }
+            .boxed()
+        },
+        |node, name| async move { drop(node.sync(&id(&name), SyncRequest::plain()).await) }.boxed(),
+        |_, node, name| {
+            async move {
+                let file = || std::fs::read_to_string(live(&node, &name).join("inner/file")).unwrap();
+                assert_eq!(file(), "in a nested subvolume");
+                node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
+                node.release(&id(&name), false).await.unwrap();
+                node.acquire(&id(&name), false).await.unwrap();
+                assert_eq!(file(), "in a nested subvolume");
+            }
+            .boxed()
+        },
+    );
+}
+
+#[test]
+fn a_kill_while_a_limit_is_set_leaves_the_limit_that_the_record_says() {
+    if !has_btrfs() {
+        return;
+    }
+    World::new().enumerate(
+        "quota",
+        nothing,
+        |node, name| async move { drop(node.set_quota(&id(&name), Some(512 << 20)).await) }.boxed(),
+        |world, node, name| {
+            async move {
+                world.assert_same(&node, &name);
+                let volume = node.set_quota(&id(&name), Some(256 << 20)).await.unwrap();
+                assert_eq!(volume.facts().about.limit_bytes, Some(256 << 20));
+                world.assert_durable(&node, &name).await;
+                let again = node.volumes().get(&id(&name)).unwrap();
+                assert_eq!(again.facts().about.limit_bytes, Some(256 << 20));
             }
             .boxed()
         },

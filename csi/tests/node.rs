@@ -404,6 +404,40 @@ async fn a_node_that_lost_its_place_keeps_late_writes_as_an_orphan() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_forced_deletion_found_unpublished_is_kept_as_an_orphan() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    node.create(request("vol-2")).await.unwrap();
+    for name in ["vol-1", "vol-2"] {
+        std::fs::write(live(&node, name).join("first"), "published").unwrap();
+        node.sync(&id(name), SyncRequest::plain()).await.unwrap();
+    }
+    std::fs::write(live(&node, "vol-1").join("late"), "not published yet").unwrap();
+    for name in ["vol-1", "vol-2"] {
+        cas::lifecycle::delete(&store, &id(name), None, cas::lifecycle::Authority::Force).await.unwrap();
+    }
+    // The owner learns it with its next sync, or at its next start.
+    let lost = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap_err();
+    assert_eq!(lost.kind(), Kind::Aborted, "{lost}");
+    stop(node).await;
+    let node = pool.start(&store).await;
+    assert!(names(node.pool().path().join("volumes")).is_empty(), "both copies are dropped");
+    let records = cas::record::list(&store).await.unwrap();
+    let orphans: Vec<_> =
+        records.iter().filter(|record| record.value.kind == cas::RecordKind::Orphan).collect();
+    assert_eq!(orphans.len(), 1, "only what was not published is kept");
+    let tree = orphans[0].value.head_entry().unwrap().heads.values().next().unwrap();
+    let late = types::VolumePath::parse("late").unwrap();
+    assert!(node.reader().stat(tree, &late).await.unwrap().is_some());
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nested_subvolumes_keep_their_files_through_fork_template_and_sync() {
     if !has_btrfs() {
         return;

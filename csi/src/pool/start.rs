@@ -87,6 +87,7 @@ impl Pool {
             nudges: Arc::new(Semaphore::new(super::NUDGES)),
             commits: Commits::new(),
             commit_running: Mutex::new(()),
+            deaths: crate::deaths::Deaths::default(),
             unsafe_no_commit: config.unsafe_no_commit,
             _locks: locks,
         })))
