@@ -132,7 +132,7 @@ async fn attach(node: &Inner, hub: &str) -> Result<()> {
                     say.send(message(attach_request::Message::Inventory(inventory))).await?;
                 }
                 let capacity = Capacity {
-                    total_bytes: 1 << 50, available_bytes: 1 << 49, used_bytes: 1 << 49, volumes: count,
+                    total_bytes: 1 << 50, available_bytes: 1 << 49, used_bytes: 1 << 49, volumes: count, ..Capacity::default()
                 };
                 let heartbeat = Heartbeat { capacity: Some(capacity), ..Heartbeat::default() };
                 say.send(message(attach_request::Message::Heartbeat(heartbeat))).await?;
