@@ -205,11 +205,12 @@ async fn clones(bed: &Bed) -> Result<Vec<Figure>> {
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     // The first one brings the template to the node.
     let first = bed.create(new("clone-warm".to_owned(), "bench")).await?;
-    let pool = Dir::open(pool_root(&bed.path(&first).await?)?)?;
+    let pool_path = pool_root(&bed.path(&first).await?)?;
+    let pool = Dir::open(&pool_path)?;
 
     let scratch = pool.create_dir("bench-raw", 0o700)?;
     let source = scratch.create_subvolume("source", None)?;
-    run(Command::new("cp").arg("-a").arg(files.join(".")).arg(source.proc_path()))?;
+    run(Command::new("cp").arg("-a").arg(files.join(".")).arg(pool_path.join("bench-raw/source")))?;
     btrfs::subvolume::set_readonly(&source, true)?;
     btrfs::commit::sync_all(&scratch)?;
     let (mut through, mut raw, mut ids) = (Vec::new(), Vec::new(), vec![first]);
