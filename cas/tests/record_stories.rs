@@ -251,7 +251,7 @@ async fn story_14_a_pack_whose_upload_failed_is_referred_to_by_nobody() {
     assert!(node.session.put_pack(&pack, "shared".into()).await.is_err());
     node.faults.heal();
     // The pack has a name and was sent, and the neighbour counted on it: by memory, and by looking.
-    let heads = cas::entry::data_head(reference(&pack, "shared"));
+    let heads = data_head(reference(&pack, "shared"));
     for (claim, known) in [(&claim, "v0"), (&neighbour, "w0")] {
         let refused =
             lifecycle::publish(&operation, claim, &knows(&[known]), publication(heads.clone())).await;
