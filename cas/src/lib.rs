@@ -10,6 +10,7 @@ pub mod keys;
 pub mod lifecycle;
 pub mod names;
 pub mod objects;
+mod pauses;
 pub mod page;
 pub mod record;
 pub mod references;

@@ -4,15 +4,13 @@
 //! condition was answered, because then the object has moved on and the late one fails its condition. Every conditional
 //! write of this crate goes through [`put`].
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::objects::{Condition, Etag, Key, ObjectError};
-use crate::store::{Retry, Store, Stored, found};
+use crate::pauses::Pauses;
+use crate::store::{Store, Stored, found};
 
 /// How a conditional write ended. In each case none of its requests can land any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,29 +67,5 @@ pub(crate) async fn read<T: DeserializeOwned>(store: &Store, key: &Key) -> Resul
             }
             answer => return found(answer),
         }
-    }
-}
-
-/// Growing pauses with jitter, up to a patience.
-struct Pauses {
-    retry: Retry,
-    next: Duration,
-    began: Instant,
-}
-
-impl Pauses {
-    fn new(retry: Retry) -> Self {
-        Self { retry, next: retry.first, began: Instant::now() }
-    }
-
-    /// Sleeps, unless patience is over.
-    async fn pause(&mut self) -> bool {
-        if self.began.elapsed() >= self.retry.patience {
-            return false;
-        }
-        // Between half and all of the pause, so that writers that failed together do not come back together.
-        tokio::time::sleep(self.next.mul_f64(rand::random_range(0.5..=1.0))).await;
-        self.next = (self.next * 2).min(self.retry.longest);
-        true
     }
 }

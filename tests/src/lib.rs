@@ -9,6 +9,7 @@ pub mod figures;
 pub mod kubernetes;
 pub mod machines;
 pub mod outer;
+pub mod proxy;
 pub mod require;
 pub mod sail;
 pub mod same;

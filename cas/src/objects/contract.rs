@@ -80,7 +80,9 @@ where
     let mut tries = 0;
     loop {
         match call().await {
-            Err(ObjectError::Conflict { .. } | ObjectError::Unavailable { .. }) if tries < TRIES => {
+            Err(
+                ObjectError::Conflict { .. } | ObjectError::Unavailable { .. } | ObjectError::Busy { .. },
+            ) if tries < TRIES => {
                 tries += 1;
                 tokio::time::sleep(Duration::from_millis(u64::from(tries))).await;
             }

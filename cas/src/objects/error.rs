@@ -44,6 +44,16 @@ pub enum ObjectError {
         source: Source,
     },
 
+    /// The store answers, and asks for fewer requests (503 SlowDown, 429). Whether a write happened is not said.
+    #[error("the store is busy and asks for fewer requests ({what})")]
+    Busy {
+        /// The call and its key or prefix.
+        what: String,
+        /// What the store said.
+        #[source]
+        source: Source,
+    },
+
     /// The store takes no writes: a read-only mount or bucket. Nothing was written.
     #[error("the store is read-only ({what}): make it writable or name another store")]
     ReadOnly {
@@ -131,7 +141,9 @@ impl ObjectError {
     /// Tells if a write that ended so may have happened all the same, or may still happen.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Internal { .. } | Self::Damaged { .. } => true,
+            Self::Unavailable { .. } | Self::Busy { .. } | Self::Internal { .. } | Self::Damaged { .. } => {
+                true
+            }
             Self::NotFound { .. }
             | Self::Precondition { .. }
             | Self::Conflict { .. }
@@ -160,7 +172,7 @@ impl Classify for ObjectError {
         match self {
             Self::NotFound { .. } => Kind::NotFound,
             Self::Precondition { .. } | Self::Conflict { .. } => Kind::Aborted,
-            Self::Unavailable { .. } => Kind::Unavailable,
+            Self::Unavailable { .. } | Self::Busy { .. } => Kind::Unavailable,
             Self::ReadOnly { .. } | Self::Misconfigured { .. } => Kind::FailedPrecondition,
             Self::Denied { .. } => Kind::PermissionDenied,
             Self::Full { .. } => Kind::ResourceExhausted,

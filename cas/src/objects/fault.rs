@@ -29,34 +29,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::traffic::{CallKind, Traffic};
 use super::{Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page};
-
-/// The calls of [`Objects`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CallKind {
-    /// `get`
-    Get,
-    /// `get_range`
-    GetRange,
-    /// `head`
-    Head,
-    /// `put`
-    Put,
-    /// `delete`
-    Delete,
-    /// `list`
-    List,
-}
-
-impl CallKind {
-    /// Tells if it may change the store.
-    pub fn is_write(self) -> bool {
-        match self {
-            Self::Put | Self::Delete => true,
-            Self::Get | Self::GetRange | Self::Head | Self::List => false,
-        }
-    }
-}
 
 /// A call that is about to be made, as a plan sees it.
 #[derive(Debug, Clone)]
@@ -83,6 +57,8 @@ pub enum Fault {
     None,
     /// Not made; the answer is `Unavailable` (a timeout before it arrived, a 503).
     Unavailable,
+    /// Not made; the store asks for fewer requests (a 503 SlowDown, a 429).
+    Busy,
     /// Made; the answer is lost and the caller gets `Unavailable`.
     LostAnswer,
     /// A write that is on its way: the caller gets `Unavailable`, and it arrives at [`FaultStore::deliver_held`].
@@ -358,6 +334,10 @@ impl FaultStore {
             Fault::None => made(Cut::Whole).await.map(whole),
             Fault::Truncate => made(Cut::Half).await.map(|answer| (answer, Cut::Half)),
             Fault::Unavailable => Err(unavailable()),
+            Fault::Busy => Err(ObjectError::Busy {
+                what: format!("{kind:?} {key}"),
+                source: format!("planned fault: {fault:?}").into(),
+            }),
             Fault::LostAnswer => {
                 drop(made(Cut::Whole).await);
                 Err(unavailable())
@@ -444,6 +424,10 @@ impl Objects for FaultStore {
     fn describe(&self) -> String {
         format!("{} (with planned faults)", self.inner.describe())
     }
+
+    fn traffic(&self) -> Traffic {
+        self.inner.traffic()
+    }
 }
 
 #[cfg(test)]
@@ -470,6 +454,7 @@ mod tests {
         for (fault, answer, written) in [
             (Fault::None, "ok", true),
             (Fault::Unavailable, "unavailable", false),
+            (Fault::Busy, "busy", false),
             (Fault::LostAnswer, "unavailable", true),
             (Fault::Held, "unavailable", false),
             (Fault::Duplicate, "precondition", true),
@@ -488,6 +473,7 @@ mod tests {
                 None => "dead",
                 Some(Ok(_)) => "ok",
                 Some(Err(ObjectError::Unavailable { .. })) => "unavailable",
+                Some(Err(ObjectError::Busy { .. })) => "busy",
                 Some(Err(ObjectError::Precondition { .. })) => "precondition",
                 Some(Err(ObjectError::Conflict { .. })) => "conflict",
                 Some(Err(error)) => panic!("{error}"),

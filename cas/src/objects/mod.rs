@@ -4,24 +4,31 @@
 //! which every implementation passes: [`MemoryStore`], [`DirStore`], [`S3Store`], and [`FaultStore`] around any of them.
 //! There is no unconditional write anywhere: PROTOCOL.md has no use for one.
 
+mod cap;
 pub mod contract;
 mod dir;
 mod error;
 mod fault;
+mod hedge;
 mod key;
 mod memory;
+mod patient;
 mod probe;
 mod s3;
+mod traffic;
 mod url;
 
+pub use cap::{Cap, CappedStore};
 pub use dir::DirStore;
 pub use error::{ObjectError, Source};
-pub use fault::{Call, CallKind, Counts, Fault, FaultStore, crashes};
+pub use fault::{Call, Counts, Fault, FaultStore, crashes};
 pub use key::{InvalidKey, Key};
 pub use memory::MemoryStore;
+pub use patient::PatientStore;
 pub use probe::{ProbeReport, UnfitStore, probe, probe_all};
 pub use s3::S3Store;
-pub use url::{InvalidStoreUrl, S3Url, StoreUrl};
+pub use traffic::{CallKind, Traffic};
+pub use url::{InvalidStoreUrl, S3Url, Sse, StoreUrl};
 
 use std::fmt;
 use std::ops::Range;
@@ -147,6 +154,11 @@ pub trait Objects: fmt::Debug + Send + Sync {
 
     /// Says where this is, for people. No secrets.
     fn describe(&self) -> String;
+
+    /// Returns what was asked of the store over the network so far; nothing for a store that is not reached over one.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
 }
 
 /// Lists everything under `prefix`, page after page. All of it is held in memory: for small sets and tests.

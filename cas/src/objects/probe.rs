@@ -172,7 +172,11 @@ impl Probe<'_> {
             tries += 1;
             let old = match first.put(&key, Bytes::from_static(b"old"), &Condition::IfAbsent).await {
                 Ok(etag) => etag,
-                Err(error @ (ObjectError::Unavailable { .. } | ObjectError::Conflict { .. })) => {
+                Err(
+                    error @ (ObjectError::Unavailable { .. }
+                    | ObjectError::Busy { .. }
+                    | ObjectError::Conflict { .. }),
+                ) => {
                     if tries >= ROUNDS * TRIES {
                         return Err(error);
                     }
@@ -240,7 +244,11 @@ impl Probe<'_> {
             match answer {
                 Ok(etag) => winners.push((text, etag)),
                 Err(ObjectError::Precondition { .. } | ObjectError::NotFound { .. }) => {}
-                Err(error @ (ObjectError::Conflict { .. } | ObjectError::Unavailable { .. })) => {
+                Err(
+                    error @ (ObjectError::Conflict { .. }
+                    | ObjectError::Unavailable { .. }
+                    | ObjectError::Busy { .. }),
+                ) => {
                     unclear = Some(error);
                 }
                 Err(error) => return Err(error),

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{DirStore, Key, MemoryStore, ObjectError, Objects, S3Store};
+use super::{DirStore, Key, MemoryStore, ObjectError, Objects, PatientStore, S3Store};
 
 /// The address of a store. It holds no secrets: those come from the SDK's own chain (environment, files, roles).
 ///
 /// - `dir:///abs/path`: a directory of a local filesystem. The path is taken as it is; nothing is decoded.
-/// - `s3://bucket[/prefix][?endpoint=URL&region=NAME&path_style=true|false]`: a bucket of AWS S3 or another server.
+/// - `s3://bucket[/prefix][?endpoint=URL&region=NAME&path_style=true|false&sse=AES256|aws:kms&sse_kms_key_id=ID]`: a
+///   bucket of AWS S3 or another server.
 /// - `memory:`: a new, empty store in this process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum StoreUrl {
@@ -35,13 +36,25 @@ pub struct S3Url {
     pub region: Option<String>,
     /// Whether the bucket is in the path rather than the host name. By default if there is an endpoint.
     pub path_style: Option<bool>,
+    /// How the server is to encrypt what is written; otherwise as the bucket is set.
+    pub sse: Option<Sse>,
+}
+
+/// Encryption at rest by the server. What is stored is decrypted by it for whoever may read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Sse {
+    /// With keys of the server (`AES256`).
+    Aes256,
+    /// With a key of its key service (`aws:kms`): this one, or the account's own.
+    Kms(Option<String>),
 }
 
 /// A text that is no address of a store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is no store: {why}; accepted are dir:///abs/path, \
-     s3://bucket[/prefix][?endpoint=URL&region=NAME&path_style=true|false], and memory:"
+     s3://bucket[/prefix][?endpoint=URL&region=NAME&path_style=true|false&sse=AES256|aws:kms&sse_kms_key_id=ID], \
+     and memory:"
 )]
 pub struct InvalidStoreUrl {
     text: String,
@@ -91,7 +104,15 @@ fn parse_s3(rest: &str) -> Result<S3Url, String> {
     let prefix = prefix.trim_end_matches('/');
     let prefix =
         if prefix.is_empty() { None } else { Some(prefix.parse::<Key>().map_err(|e| e.to_string())?) };
-    let mut url = S3Url { bucket: bucket.to_owned(), prefix, endpoint: None, region: None, path_style: None };
+    let mut url = S3Url {
+        bucket: bucket.to_owned(),
+        prefix,
+        endpoint: None,
+        region: None,
+        path_style: None,
+        sse: None,
+    };
+    let mut kms_key = None;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
@@ -113,8 +134,27 @@ fn parse_s3(rest: &str) -> Result<S3Url, String> {
                 url.path_style = Some(value.parse().map_err(|_| "path_style is true or false".to_owned())?);
             }
             "region" => return Err("the region is no name".to_owned()),
+            "sse" => {
+                url.sse = Some(match value {
+                    "AES256" => Sse::Aes256,
+                    "aws:kms" => Sse::Kms(None),
+                    _ => return Err("sse is AES256 or aws:kms".to_owned()),
+                });
+            }
+            "sse_kms_key_id"
+                if !value.is_empty()
+                    && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_/:".contains(&b)) =>
+            {
+                kms_key = Some(value.to_owned());
+            }
+            "sse_kms_key_id" => return Err("the id of the key is no name".to_owned()),
             _ => return Err(format!("unknown setting {:?}", name.chars().take(20).collect::<String>())),
         }
+    }
+    match (&mut url.sse, kms_key) {
+        (_, None) => {}
+        (Some(Sse::Kms(key)), kms_key) => *key = kms_key,
+        (_, Some(_)) => return Err("sse_kms_key_id needs sse=aws:kms".to_owned()),
     }
     Ok(url)
 }
@@ -139,6 +179,11 @@ impl fmt::Display for S3Url {
             self.endpoint.as_ref().map(|endpoint| format!("endpoint={endpoint}")),
             self.region.as_ref().map(|region| format!("region={region}")),
             self.path_style.map(|path_style| format!("path_style={path_style}")),
+            self.sse.as_ref().map(|sse| match sse {
+                Sse::Aes256 => "sse=AES256".to_owned(),
+                Sse::Kms(None) => "sse=aws:kms".to_owned(),
+                Sse::Kms(Some(key)) => format!("sse=aws:kms&sse_kms_key_id={key}"),
+            }),
         ];
         for (i, setting) in settings.into_iter().flatten().enumerate() {
             write!(f, "{}{setting}", if i == 0 { '?' } else { '&' })?;
@@ -154,7 +199,7 @@ impl StoreUrl {
     pub async fn connect(&self) -> Result<Arc<dyn Objects>, ObjectError> {
         Ok(match self {
             Self::Dir(path) => Arc::new(DirStore::create_or_open(path).await?),
-            Self::S3(url) => Arc::new(S3Store::connect(url).await?),
+            Self::S3(url) => Arc::new(PatientStore::new(Arc::new(S3Store::connect(url).await?))),
             Self::Memory => Arc::new(MemoryStore::new()),
         })
     }
@@ -174,6 +219,9 @@ mod tests {
             "s3://bucket/some/prefix",
             "s3://bucket?endpoint=http://127.0.0.1:9000&region=eu-central-1&path_style=true",
             "s3://bucket/p?endpoint=https://r2.example&path_style=false",
+            "s3://bucket?sse=AES256",
+            "s3://bucket?region=eu-central-1&sse=aws:kms",
+            "s3://bucket?sse=aws:kms&sse_kms_key_id=arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab",
         ] {
             assert_eq!(text.parse::<StoreUrl>().unwrap().to_string(), text);
         }
@@ -200,6 +248,10 @@ mod tests {
             "s3://bucket?path_style=1",
             "memory:x",
             "s3://bucket?region=",
+            "s3://bucket?sse=aes",
+            "s3://bucket?sse_kms_key_id=x",
+            "s3://bucket?sse=AES256&sse_kms_key_id=x",
+            "s3://bucket?sse=aws:kms&sse_kms_key_id=a%20b",
             "file:///x",
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();

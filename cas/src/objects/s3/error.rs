@@ -66,7 +66,20 @@ impl Call<'_> {
                 let what = format!("{self}: the server {NO_CONDITIONS}");
                 return ObjectError::Misconfigured { what, source };
             }
-            "SlowDown" | "RequestTimeout" | "OperationAborted" if self.verb != "put" => {
+            "SlowDown"
+            | "SlowDownRead"
+            | "SlowDownWrite"
+            | "TooManyRequests"
+            | "Throttling"
+            | "ThrottlingException"
+            | "RequestLimitExceeded" => {
+                return ObjectError::Busy { what, source };
+            }
+            "RequestTimeout" | "OperationAborted" if self.verb != "put" => {
+                return ObjectError::Unavailable { what, source };
+            }
+            // What arrived is not what was signed: something on the way changed or cut it. The same again may pass.
+            "XAmzContentSHA256Mismatch" | "BadDigest" | "IncompleteBody" => {
                 return ObjectError::Unavailable { what, source };
             }
             _ => {}
@@ -77,6 +90,7 @@ impl Call<'_> {
             (Some(409), Some(key)) if self.verb == "put" => ObjectError::Conflict { key },
             (Some(416), Some(key)) => ObjectError::Range { key, range: 0..0, size: None },
             (Some(401 | 403), _) => ObjectError::Denied { what, source },
+            (Some(429), _) => ObjectError::Busy { what, source },
             (Some(507), _) => ObjectError::Full { what, source },
             (Some(501), _) if self.verb == "put" => {
                 let what = format!("{self}: the server {NO_CONDITIONS}");
@@ -87,9 +101,7 @@ impl Call<'_> {
                 ObjectError::Misconfigured { what, source }
             }
             // 400 is also RequestTimeout: the body did not arrive whole, so nothing was written.
-            (Some(408 | 429 | 500..=599), _) | (None, _) if !unsent => {
-                ObjectError::Unavailable { what, source }
-            }
+            (Some(408 | 500..=599), _) | (None, _) if !unsent => ObjectError::Unavailable { what, source },
             (Some(400), _) if code == "RequestTimeout" => ObjectError::Unavailable { what, source },
             (Some(400 | 405), _) | (None, _) => {
                 let what =
@@ -126,8 +138,13 @@ mod tests {
             (Some(403), "InvalidAccessKeyId", "list", "Denied"),
             (Some(416), "InvalidRange", "get", "Range"),
             (Some(500), "InternalError", "put", "Unavailable"),
-            (Some(503), "SlowDown", "put", "Unavailable"),
-            (Some(503), "SlowDown", "get", "Unavailable"),
+            (Some(503), "", "head", "Unavailable"),
+            (Some(503), "SlowDown", "put", "Busy"),
+            (Some(503), "SlowDown", "get", "Busy"),
+            (Some(429), "", "put", "Busy"),
+            (Some(429), "TooManyRequests", "list", "Busy"),
+            (Some(400), "XAmzContentSHA256Mismatch", "put", "Unavailable"),
+            (Some(400), "BadDigest", "put", "Unavailable"),
             (Some(507), "XMinioStorageFull", "put", "Full"),
             (Some(501), "NotImplemented", "put", "Misconfigured"),
             (Some(501), "NotImplemented", "get", "Unavailable"),

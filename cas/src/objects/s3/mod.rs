@@ -1,8 +1,9 @@
 //! A store in a bucket of AWS S3 or a server that speaks its protocol, over the AWS SDK.
 //!
-//! Two clients share one connection pool: reads are tried again by the SDK, writes never are. A write whose answer is lost
-//! is [`ObjectError::Unavailable`], and only the caller knows what to do then (PROTOCOL.md, rule U): if the SDK sent it
-//! again, a write that had happened would come back as 412, or a later one be overtaken.
+//! Each call is one request: the SDK sends nothing again. Reads are tried again by [`PatientStore`](super::PatientStore)
+//! around this; a write whose answer is lost is [`ObjectError::Unavailable`], and only the caller knows what to do then
+//! (PROTOCOL.md, rule U): if anything below sent it again, a write that had happened would come back as 412, or a later
+//! one be overtaken.
 
 mod error;
 
@@ -18,31 +19,22 @@ use aws_sdk_s3::config::{
     Builder, ProvideCredentials as _, RequestChecksumCalculation, ResponseChecksumValidation,
 };
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::ServerSideEncryption;
 use aws_smithy_http_client::Builder as HttpBuilder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
 use types::Timestamp;
 
 use super::memory::check_size;
-use super::url::{S3Url, StoreUrl};
+use super::url::{S3Url, Sse, StoreUrl};
 use super::{Condition, Etag, Key, MAX_OBJECT_BYTES, Meta, Object, ObjectError, Objects, Page};
 use error::{Call, garbled};
 
 /// How long a connection may take. A server that is there answers in one round trip.
 const CONNECT: Duration = Duration::from_secs(4);
 
-/// How long a server may think before the first byte of its answer. The slowest observed by others are seconds.
-const FIRST_BYTE: Duration = Duration::from_secs(30);
-
-/// How long one attempt may take: the largest pack over a line of 1 MB/s.
+/// How long one attempt may take: the largest pack over a line of 1 MB/s. `PatientStore` has closer bounds.
 const ATTEMPT: Duration = Duration::from_secs(90);
-
-/// How often a read is tried, and the longest pause between two tries.
-const READ_TRIES: u32 = 4;
-const READ_PAUSE: Duration = Duration::from_secs(2);
-
-/// How often a body that breaks off is asked for again. The SDK retries only up to the head of the answer.
-const BODY_TRIES: u32 = 3;
 
 /// What S3 itself puts at most into one page.
 const PAGE_ENTRIES: i32 = 1000;
@@ -51,19 +43,15 @@ const PAGE_ENTRIES: i32 = 1000;
 #[derive(Debug, Clone)]
 pub struct S3Store {
     url: S3Url,
-    reads: Client,
-    writes: Client,
+    client: Client,
 }
 
 impl S3Store {
     /// Prepares for a bucket, with credentials from the SDK's default chain. The bucket is not asked yet.
     pub async fn connect(url: &S3Url) -> Result<Self, ObjectError> {
         let http = HttpBuilder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .read_timeout(FIRST_BYTE)
-            .operation_attempt_timeout(ATTEMPT)
-            .build();
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
         let mut loader =
             aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts);
         if let Some(region) = &url.region {
@@ -96,10 +84,8 @@ impl S3Store {
         if let Some(endpoint) = &url.endpoint {
             config = config.endpoint_url(endpoint);
         }
-        let patient = RetryConfig::standard().with_max_attempts(READ_TRIES).with_max_backoff(READ_PAUSE);
-        let reads = Client::from_conf(config.clone().retry_config(patient).build());
-        let writes = Client::from_conf(config.retry_config(RetryConfig::disabled()).build());
-        Ok(Self { url: url.clone(), reads, writes })
+        let client = Client::from_conf(config.retry_config(RetryConfig::disabled()).build());
+        Ok(Self { url: url.clone(), client })
     }
 
     /// The name in the bucket of what this store calls `key`.
@@ -121,7 +107,7 @@ impl S3Store {
         range: Option<String>,
     ) -> Result<(Meta, Option<u64>, Bytes), ObjectError> {
         let call = self.call("get", key);
-        let request = self.reads.get_object().bucket(&self.url.bucket).key(self.name(key.as_str()));
+        let request = self.client.get_object().bucket(&self.url.bucket).key(self.name(key.as_str()));
         let answer = request.set_range(range).send().await.map_err(|error| call.failed(error))?;
         let size = length(answer.content_length()).ok_or_else(|| garbled(&call, "no length"))?;
         if size > MAX_OBJECT_BYTES {
@@ -143,26 +129,12 @@ impl S3Store {
         }
         Ok((Meta { key: key.clone(), size, etag, modified }, whole, bytes))
     }
-
-    async fn fetch_again(
-        &self,
-        key: &Key,
-        range: Option<String>,
-    ) -> Result<(Meta, Option<u64>, Bytes), ObjectError> {
-        let mut tries = 1;
-        loop {
-            match self.fetch(key, range.clone()).await {
-                Err(ObjectError::Unavailable { .. }) if tries < BODY_TRIES => tries += 1,
-                answer => return answer,
-            }
-        }
-    }
 }
 
 #[async_trait]
 impl Objects for S3Store {
     async fn get(&self, key: &Key) -> Result<Object, ObjectError> {
-        let (meta, _, bytes) = self.fetch_again(key, None).await?;
+        let (meta, _, bytes) = self.fetch(key, None).await?;
         Ok(Object { meta, bytes })
     }
 
@@ -178,7 +150,7 @@ impl Objects for S3Store {
         }
         let wanted = range.end - range.start;
         let header = format!("bytes={}-{}", range.start, range.end - 1);
-        match self.fetch_again(key, Some(header)).await {
+        match self.fetch(key, Some(header)).await {
             Ok((_, _, bytes)) if bytes.len() as u64 == wanted => Ok(bytes),
             // Beyond the end, S3 sends what there is.
             Ok((_, whole, _)) => Err(outside(whole)),
@@ -189,7 +161,7 @@ impl Objects for S3Store {
 
     async fn head(&self, key: &Key) -> Result<Meta, ObjectError> {
         let call = self.call("head", key);
-        let request = self.reads.head_object().bucket(&self.url.bucket).key(self.name(key.as_str()));
+        let request = self.client.head_object().bucket(&self.url.bucket).key(self.name(key.as_str()));
         let answer = request.send().await.map_err(|error| call.failed(error))?;
         Ok(Meta {
             key: key.clone(),
@@ -203,12 +175,19 @@ impl Objects for S3Store {
         check_size(key, bytes.len() as u64)?;
         let call = self.call("put", key);
         let request = self
-            .writes
+            .client
             .put_object()
             .bucket(&self.url.bucket)
             .key(self.name(key.as_str()))
             .content_type("application/octet-stream")
             .body(ByteStream::from(bytes));
+        let request = match &self.url.sse {
+            None => request,
+            Some(Sse::Aes256) => request.server_side_encryption(ServerSideEncryption::Aes256),
+            Some(Sse::Kms(key)) => {
+                request.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(key.clone())
+            }
+        };
         let request = match condition {
             Condition::IfAbsent => request.if_none_match("*"),
             Condition::IfMatch(etag) => request.if_match(etag.as_str()),
@@ -219,7 +198,7 @@ impl Objects for S3Store {
 
     async fn delete(&self, key: &Key) -> Result<(), ObjectError> {
         // Sent again, a delete could remove an object that was made in between.
-        let request = self.writes.delete_object().bucket(&self.url.bucket).key(self.name(key.as_str()));
+        let request = self.client.delete_object().bucket(&self.url.bucket).key(self.name(key.as_str()));
         match request.send().await.map_err(|error| self.call("delete", key).failed(error)) {
             Ok(_) | Err(ObjectError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -236,7 +215,7 @@ impl Objects for S3Store {
         let mut after = after.map(|key| self.name(key.as_str()));
         let mut entries = Vec::new();
         loop {
-            let request = self.reads.list_objects_v2().bucket(&self.url.bucket).prefix(self.name(prefix));
+            let request = self.client.list_objects_v2().bucket(&self.url.bucket).prefix(self.name(prefix));
             let request = request.set_start_after(after.clone()).max_keys(PAGE_ENTRIES);
             let answer = request.send().await.map_err(|error| call.failed(error))?;
             let mut last_is_ours = true;
