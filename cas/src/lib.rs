@@ -23,7 +23,7 @@ pub mod tree;
 pub mod update;
 pub mod upkeep;
 
-pub use codec::{FORMAT, MAX_SMALL_OBJECT_BYTES};
+pub use codec::{FORMAT, MAX_SMALL_OBJECT_BYTES, decode};
 pub use entry::{Entry, Heads, Role, Tips};
 pub use error::{Error, LostReason, Result};
 pub use guard::{Claim, Known};

@@ -74,7 +74,7 @@ impl fmt::Debug for Store {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StoreObject {
+pub(crate) struct StoreObject {
     format: u32,
     id: StoreId,
 }
