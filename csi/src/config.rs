@@ -93,6 +93,18 @@ pub struct NodeConfig {
     #[arg(long, value_name = "HOST:PORT")]
     pub metrics: Option<String>,
 
+    /// The most bytes that packs take to the store in a second, for all volumes together; absent: as fast as it goes.
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub upload_limit: Option<ByteSize>,
+
+    /// The most bytes that packs take from the store in a second, for all volumes together; absent: as fast as it goes.
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    pub download_limit: Option<ByteSize>,
+
+    /// What is evicted when the pool fills up.
+    #[command(flatten)]
+    pub marks: Marks,
+
     /// The CSI services of this node.
     #[command(flatten)]
     pub csi: crate::csi::serve::NodeSocket,
@@ -100,6 +112,55 @@ pub struct NodeConfig {
     /// FOR TESTS ONLY: answers before the pool's commit. A power cut then loses what was acknowledged.
     #[arg(long, hide = true, env = "OPENSAIL_UNSAFE_NO_COMMIT")]
     pub unsafe_no_commit: bool,
+}
+
+/// When copies that are durable elsewhere leave the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct Marks {
+    /// Percent of the pool in use above which idle, clean, durable copies and templates are evicted, those used longest
+    /// ago first; 100: never.
+    #[arg(long = "evict-above", value_name = "PERCENT", default_value = "85", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub high: u8,
+
+    /// Percent of the pool in use at which eviction ends.
+    #[arg(long = "evict-below", value_name = "PERCENT", default_value = "70", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub low: u8,
+
+    /// How long nothing must have used a copy before it may be evicted.
+    #[arg(long = "evict-idle", value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub idle: Duration,
+}
+
+impl Marks {
+    /// Tells if nothing is ever evicted.
+    pub fn is_off(&self) -> bool {
+        self.high >= 100
+    }
+
+    /// Refuses marks that would evict without an end.
+    ///
+    /// # Errors
+    /// The lower mark is not below the upper one.
+    pub fn check(&self) -> Result<(), String> {
+        if self.is_off() || self.low < self.high {
+            return Ok(());
+        }
+        Err(format!(
+            "--evict-below {} is not below --evict-above {}: eviction ends at the lower mark",
+            self.low, self.high
+        ))
+    }
+}
+
+/// Parses a rate: a size, a second.
+fn parse_rate(text: &str) -> Result<ByteSize, String> {
+    match text.trim_end_matches("/s").parse::<ByteSize>() {
+        Ok(ByteSize(0)) => {
+            Err("a rate of 0 would let nothing through; leave the option out for no limit".to_owned())
+        }
+        Ok(rate) => Ok(rate),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Parses a time as people write it: `500ms`, `60s`, `5m`, `1h`; a bare number is seconds.
@@ -129,6 +190,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn marks_have_room_between_them_and_rates_let_something_through() {
+        let marks = |high, low| Marks { high, low, idle: Duration::ZERO };
+        for (high, low, good) in
+            [(85, 70, true), (1, 0, true), (70, 70, false), (50, 80, false), (100, 100, true)]
+        {
+            assert_eq!(marks(high, low).check().is_ok(), good, "{high} {low}");
+        }
+        assert_eq!(parse_rate("10Mi"), Ok(ByteSize(10 << 20)));
+        assert_eq!(parse_rate("10Mi/s"), Ok(ByteSize(10 << 20)));
+        assert!(parse_rate("0").unwrap_err().contains("leave the option out"));
+        assert!(parse_rate("fast").is_err());
     }
 
     #[test]

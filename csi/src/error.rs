@@ -222,6 +222,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Options contradict each other.
+    #[error("{reason}")]
+    BadOption {
+        /// Which ones, and what to do.
+        reason: String,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: is another daemon running there? choose another --listen")]
     Listen {
@@ -320,6 +326,7 @@ impl Classify for Error {
             | Self::PoolTooNew { .. }
             | Self::StateTooNew { .. }
             | Self::Tool { .. }
+            | Self::BadOption { .. }
             | Self::Listen { .. }
             | Self::ToolFailed { .. } => Kind::FailedPrecondition,
             Self::PoolFull { .. } | Self::NoSpace { .. } => Kind::ResourceExhausted,

@@ -16,6 +16,7 @@ pub mod cut;
 pub mod deaths;
 pub mod delete;
 pub mod error;
+pub mod evict;
 pub mod files;
 pub mod fork;
 pub mod hub_link;

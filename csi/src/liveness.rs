@@ -29,6 +29,10 @@ impl Node {
         self.tasks().spawn(async move { node.keep_session().await });
         let node = Arc::clone(self);
         self.tasks().spawn(async move { node.keep_settled().await });
+        if !self.config().marks.is_off() {
+            let node = Arc::clone(self);
+            self.tasks().spawn(async move { node.keep_room().await });
+        }
         if !self.config().sync_interval.is_zero() {
             let node = Arc::clone(self);
             self.tasks().spawn(async move { node.keep_synced().await });

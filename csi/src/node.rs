@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use btrfs::GroupId;
 use cas::tree::{Cache, Reader};
@@ -46,6 +47,7 @@ pub struct Node {
     spare_groups: Mutex<BTreeSet<GroupId>>,
     metrics: Metrics,
     meter: Meter,
+    began: Instant,
 }
 
 impl Node {
@@ -71,7 +73,13 @@ impl Node {
             spare_groups: Mutex::default(),
             metrics: Metrics::default(),
             meter: Meter::default(),
+            began: Instant::now(),
         }
+    }
+
+    /// When this process began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
 
     /// What it was told at start.

@@ -20,11 +20,15 @@ use types::{ByteSize, PoolId, StoreId};
 
 pub use device::{IMAGE, MOUNT};
 pub use identity::{Identity, read_json, write_json};
-pub(crate) use start::room;
+pub(crate) use start::{promisable, room};
 
 use crate::deaths::{Deaths, Point};
 use crate::error::Error;
 use commit::{Commits, Part};
+
+/// Part of the devices that metadata is left room for, and the most of it: names and small files of what is promised.
+const METADATA_PART: u64 = 64;
+const METADATA_ROOM: ByteSize = ByteSize(1 << 30);
 
 /// How much blocking work goes on at once. More of it only waits in the kernel, for the same locks and the same disk.
 const PERMITS: usize = 8;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cas::Store;
-use cas::objects::{StoreUrl, probe};
+use cas::objects::{Cap, CappedStore, StoreUrl, probe};
 use proto::files::files_server::FilesServer;
 use proto::metrics::Calls;
 use proto::node::groups_server::GroupsServer;
@@ -12,7 +12,7 @@ use proto::node::node_server::NodeServer;
 use proto::node::settings_server::SettingsServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use types::{Clock, SystemClock};
+use types::{ByteSize, Clock, SystemClock};
 
 use crate::config::NodeConfig;
 use crate::error::Error;
@@ -46,12 +46,14 @@ pub async fn run(config: NodeConfig, stop: CancellationToken) -> Result<(), Erro
 /// # Errors
 /// Either cannot be used.
 pub async fn start(config: NodeConfig, address: String) -> Result<Arc<Node>, Error> {
+    config.marks.check().map_err(|reason| Error::BadOption { reason })?;
     let pool = Pool::open(config.clone()).await?;
-    let store = open_store(&config.store).await?;
+    let store = open_store(&config).await?;
     Node::start(config, address, pool, store).await
 }
 
-async fn open_store(url: &str) -> Result<Store, Error> {
+async fn open_store(config: &NodeConfig) -> Result<Store, Error> {
+    let url = config.store.as_str();
     let unusable = |source: Box<dyn std::error::Error + Send + Sync>| Error::StoreUnusable {
         url: without_secrets(url),
         source,
@@ -60,6 +62,8 @@ async fn open_store(url: &str) -> Result<Store, Error> {
     let objects = parsed.connect().await.map_err(|error| unusable(Box::new(error)))?;
     let report = probe(&*objects).await.map_err(|error| unusable(Box::new(error)))?;
     report.require_fit().map_err(|error| unusable(Box::new(error)))?;
+    let cap = |limit: Option<ByteSize>| limit.map(|limit| Cap::new(limit.0));
+    let objects = Arc::new(CappedStore::new(objects, cap(config.upload_limit), cap(config.download_limit)));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     Ok(Store::create_or_open(objects, clock).await?.into_inner())
 }

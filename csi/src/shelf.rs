@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use types::{VersionId, VolumeId};
 
@@ -52,6 +53,7 @@ impl Snapshots {
     fn lend(&mut self, place: &Place) -> bool {
         let Some(holders) = self.places.get_mut(place) else { return false };
         holders.loans += 1;
+        holders.used = Some(Instant::now());
         true
     }
 }
@@ -64,6 +66,14 @@ struct Holders {
     loans: u32,
     /// Kept for its own sake: a template, or a snapshot that somebody asked for.
     kept: bool,
+    /// When it was last kept or lent since this process began.
+    used: Option<Instant>,
+}
+
+impl Holders {
+    fn is_idle(&self) -> bool {
+        self.kept && self.bases.is_empty() && self.loans == 0
+    }
 }
 
 /// The promise that a snapshot stays while this lives.
@@ -89,7 +99,15 @@ impl Loan {
 impl Shelf {
     /// Puts a snapshot on the shelf, to be kept until [`Self::release`]. Returns true if it was kept already.
     pub fn keep(&self, place: &Place) -> bool {
-        std::mem::replace(&mut self.lock().put(place).kept, true)
+        let mut all = self.lock();
+        let holders = all.put(place);
+        holders.used = Some(Instant::now());
+        std::mem::replace(&mut holders.kept, true)
+    }
+
+    /// Puts a snapshot on the shelf that a start found.
+    pub fn keep_found(&self, place: &Place) {
+        self.lock().put(place).kept = true;
     }
 
     /// Notes that `volume` grew from `place`, and no longer from where it did before. Returns the place that it left,
@@ -147,6 +165,18 @@ impl Shelf {
     /// Whether there is a snapshot at `place`.
     pub fn holds(&self, place: &Place) -> bool {
         self.lock().places.contains_key(place)
+    }
+
+    /// The snapshots that are only kept for their own sake, and when each was last used since this process began.
+    pub fn idle(&self) -> Vec<(Place, Option<Instant>)> {
+        let all = self.lock();
+        let idle = all.places.iter().filter(|(_, holders)| holders.is_idle());
+        idle.map(|(place, holders)| (place.clone(), holders.used)).collect()
+    }
+
+    /// Tells if a snapshot is only kept for its own sake.
+    pub fn is_idle(&self, place: &Place) -> bool {
+        self.lock().places.get(place).is_some_and(Holders::is_idle)
     }
 
     /// All of them.

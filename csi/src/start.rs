@@ -64,7 +64,7 @@ impl Node {
             return Ok(node);
         }
         for place in node.pool().run(templates).await? {
-            node.shelf().keep(&place);
+            node.shelf().keep_found(&place);
         }
         node.open_session().await?;
         node.find_spare_groups(&found).await?;
@@ -178,7 +178,7 @@ impl Node {
     /// Notes the snapshots that were found. They are kept until it is known who needs them.
     pub(crate) fn put_on_shelf(&self, found: &Found) {
         for place in &found.snaps {
-            self.shelf().keep(place);
+            self.shelf().keep_found(place);
         }
         if let Some(base) = &found.base {
             self.shelf().rebase(&found.id, Some(base));
@@ -229,7 +229,7 @@ impl Node {
             origin: record.and_then(|record| record.origin),
             ..Facts::new(about, domain)
         };
-        self.volumes().insert(Volume::new(found.id, facts));
+        self.volumes().insert(Volume::found(found.id, facts));
         Ok(())
     }
 

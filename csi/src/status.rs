@@ -91,10 +91,11 @@ impl Node {
     pub async fn capacity(&self) -> Result<Capacity, Error> {
         let space = self.pool().run(|root| Ok(btrfs::space::space(root)?)).await?;
         let used = space.data.used_bytes + space.metadata.used_bytes;
+        let promisable = crate::pool::promisable(&space);
         // No promise can be kept without metadata, however much room there is for data.
-        let available = if crate::pool::room(&space).is_ok() { space.available_bytes() } else { 0 };
+        let available = if crate::pool::room(&space).is_ok() { promisable } else { 0 };
         Ok(Capacity {
-            total_bytes: space.available_bytes() + used,
+            total_bytes: promisable + used,
             available_bytes: available,
             used_bytes: used,
             volumes: u32::try_from(self.volumes().len()).unwrap_or(u32::MAX),

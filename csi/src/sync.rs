@@ -308,6 +308,7 @@ impl Sync<'_> {
             }
         };
         let changed = published.is_made();
+        self.volume.note_use();
         let published = published.into_inner();
         // What the record lists. The same tree may lie in other packs that nothing names.
         let listed = published.record.value.entry(&published.entry);

@@ -1,7 +1,7 @@
 //! A volume as this node has it: what it knows, and what keeps calls on it apart.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use btrfs::Uuid;
 use cas::record::Origin;
@@ -132,6 +132,8 @@ pub struct Volume {
     facts: Mutex<Facts>,
     /// Where live was found last, for the sweep.
     pub(crate) spot: Mutex<Option<Spot>>,
+    /// When it was last used since this process began.
+    used: Mutex<Option<Instant>>,
     /// File calls share it, an operation that takes live away or swaps it has it alone.
     gate: Arc<RwLock<()>>,
     /// Syncs that wait for their snapshot.
@@ -145,14 +147,30 @@ impl Volume {
             id,
             facts: Mutex::new(facts),
             spot: Mutex::default(),
+            used: Mutex::new(Some(Instant::now())),
             gate: Arc::default(),
             syncs: SyncQueue::default(),
         }
     }
 
+    /// Makes one that a start found: nobody has used it yet.
+    pub fn found(id: VolumeId, facts: Facts) -> Self {
+        Self { used: Mutex::default(), ..Self::new(id, facts) }
+    }
+
     /// Keeps the gate of what was known before under this id.
     pub(crate) fn share_gate(&mut self, before: &Self) {
         self.gate = Arc::clone(&before.gate);
+    }
+
+    /// Notes that somebody uses it now.
+    pub fn note_use(&self) {
+        *self.used.lock().expect("no code panics while it holds this lock") = Some(Instant::now());
+    }
+
+    /// When it was last used since this process began; nothing: not since then.
+    pub fn last_use(&self) -> Option<Instant> {
+        *self.used.lock().expect("no code panics while it holds this lock")
     }
 
     /// What is known now.
@@ -194,6 +212,7 @@ impl Volume {
     /// A lifecycle operation has the volume for itself, longer than a caller wants to wait; or another tree is about to
     /// take the place of this one, and what is written would go with it.
     pub async fn enter(&self) -> Result<OwnedRwLockReadGuard<()>, Error> {
+        self.note_use();
         let busy = |running| Error::Busy { volume: self.id.clone(), running };
         let entered = tokio::time::timeout(GATE_WAIT, Arc::clone(&self.gate).read_owned()).await;
         let entered = entered.map_err(|_| busy("an operation that has it closed"))?;

@@ -53,6 +53,14 @@ impl Space {
         self.data.free_bytes() + self.unallocated_bytes / self.data.copies.max(1)
     }
 
+    /// Bytes that can be promised to data if metadata is to have `metadata_bytes` of room beside the kernel's own reserve.
+    /// What metadata does not have yet of them is taken from the space that is set aside for nothing.
+    pub fn promisable_bytes(&self, metadata_bytes: u64) -> u64 {
+        let has = self.metadata.free_bytes().saturating_sub(self.global_reserve.total_bytes);
+        let lacks = metadata_bytes.saturating_sub(has).saturating_mul(self.metadata.copies.max(1));
+        self.data.free_bytes() + self.unallocated_bytes.saturating_sub(lacks) / self.data.copies.max(1)
+    }
+
     /// Bytes that metadata can still grow by, if nothing else grows. At zero nothing can be made, however much room
     /// there is for data.
     pub fn available_metadata_bytes(&self) -> u64 {
@@ -213,4 +221,31 @@ fn class(info: &crate::abi::SpaceInfo) -> Class {
         _ => 1,
     };
     Class { total_bytes: info.total_bytes, used_bytes: info.used_bytes, copies }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn room_for_metadata_is_not_promised_to_data() {
+        let space = |data_free, metadata_free, unallocated| Space {
+            unallocated_bytes: unallocated * MIB,
+            data: Class { total_bytes: data_free * MIB, used_bytes: 0, copies: 1 },
+            metadata: Class { total_bytes: metadata_free * MIB, used_bytes: 0, copies: 2 },
+            global_reserve: Class { total_bytes: 4 * MIB, used_bytes: 0, copies: 1 },
+            ..Space::default()
+        };
+        for (name, space, expected) in [
+            ("metadata has its room", space(100, 20, 50), 150),
+            ("it lacks some of it, twice on the device", space(100, 14, 50), 138),
+            ("it has none", space(100, 4, 50), 118),
+            ("and there is none", space(100, 4, 10), 100),
+            ("all is full", space(0, 0, 0), 0),
+        ] {
+            assert_eq!(space.promisable_bytes(16 * MIB) / MIB, expected, "{name}");
+        }
+    }
 }

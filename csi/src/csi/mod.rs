@@ -13,7 +13,7 @@ pub mod capability;
 pub mod controller;
 mod ephemeral;
 pub mod error;
-mod facts;
+pub(crate) mod facts;
 pub mod identity;
 mod mount;
 pub mod node;

@@ -11,7 +11,9 @@ use tokio::sync::{Mutex, Semaphore};
 use types::ByteSize;
 
 use super::commit::Commits;
-use super::{DATA_RESERVE, Identity, Inner, METADATA_RESERVE, PERMITS, Pool, device};
+use super::{
+    DATA_RESERVE, Identity, Inner, METADATA_PART, METADATA_RESERVE, METADATA_ROOM, PERMITS, Pool, device,
+};
 use crate::config::{NodeConfig, QuotaMode};
 use crate::error::Error;
 use crate::layout::{LOCK, STAGING, TEMPLATES, VOLUMES};
@@ -146,6 +148,12 @@ fn full_pool(error: Error, path: &Path) -> Error {
         nix::libc::EROFS => Error::PoolReadOnly { path: PathBuf::from(path) },
         _ => error,
     }
+}
+
+/// What can be promised to volumes: not the room that metadata needs, nor the last that the pool keeps.
+pub(crate) fn promisable(space: &Space) -> u64 {
+    let metadata = (space.device_bytes / METADATA_PART).clamp(METADATA_RESERVE.0, METADATA_ROOM.0);
+    space.promisable_bytes(metadata).saturating_sub(DATA_RESERVE.0)
 }
 
 /// Says whether the pool can take something new.
