@@ -31,7 +31,10 @@ struct Head {
 }
 
 /// Encodes a small object.
-pub(crate) fn encode<T: Serialize>(key: &Key, value: &T) -> Result<Bytes, Error> {
+///
+/// # Errors
+/// It is larger than one may be.
+pub fn encode<T: Serialize>(key: &Key, value: &T) -> Result<Bytes, Error> {
     let mut bytes =
         serde_json::to_vec(value).map_err(|error| Error::corrupt(key, format!("cannot encode: {error}")))?;
     seal(&mut bytes);

@@ -11,7 +11,7 @@ use types::{Change, Nonce, ResourceName, Rev, VolumeId};
 use crate::codec;
 use crate::error::Error;
 use crate::keys;
-use crate::objects::{Key, list_all};
+use crate::objects::{Key, Object, list_all};
 use crate::store::Store;
 use crate::update::{Next, Versioned, create, swap};
 
@@ -38,6 +38,13 @@ impl NameKind {
             Self::Template => "template",
             Self::Bundle => "bundle",
         }
+    }
+
+    /// Reads the word used in keys.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        [Self::Volume, Self::Snapshot, Self::Template, Self::Bundle]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
     }
 }
 
@@ -161,6 +168,11 @@ pub async fn list(store: &Store, kind: NameKind) -> Result<Vec<(ResourceName, Vo
         }
     }
     Ok(names)
+}
+
+/// Proves the bytes of a name.
+pub(crate) fn prove(object: &Object) -> Result<(), Error> {
+    codec::decode::<Pointer>(object)?.check(&object.meta.key)
 }
 
 /// Removes a name if it points to `id`. `Already` when it points nowhere.

@@ -101,6 +101,14 @@ pub struct NodeConfig {
     #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
     pub download_limit: Option<ByteSize>,
 
+    /// How long after a walk over the packs that this pool wrote the next begins, to find damage in the store; 0s: never.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    pub scrub_interval: Duration,
+
+    /// Bytes a second that this walk reads; 0: as fast as it goes.
+    #[arg(long, value_name = "SIZE", default_value = "8Mi")]
+    pub scrub_rate: ByteSize,
+
     /// What is evicted when the pool fills up.
     #[command(flatten)]
     pub marks: Marks,

@@ -10,9 +10,9 @@ use proto::node::{
     AcquireVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, DeleteVolumeResponse,
     EnsureTemplateRequest, EnsureTemplateResponse, EntryRole, GetNodeRequest, GetVolumeRequest,
     ListVolumesRequest, ListVolumesResponse, NodeStatus, PrefetchVolumeRequest, PrefetchVolumeResponse,
-    RecordKind as WireKind, ReleaseVolumeRequest, ReleaseVolumeResponse, RestoreVolumeRequest,
-    RestoreVolumeResponse, SealVersionRequest, SealVersionResponse, SetQuotaRequest, SyncVolumeRequest,
-    SyncVolumeResponse, Volume,
+    RecordKind as WireKind, ReleaseVolumeRequest, ReleaseVolumeResponse, RepairVolumeRequest,
+    RepairVolumeResponse, RestoreVolumeRequest, RestoreVolumeResponse, SealVersionRequest,
+    SealVersionResponse, SetQuotaRequest, SyncVolumeRequest, SyncVolumeResponse, Volume,
 };
 use tonic::{Request, Response, Status};
 use types::{Domain, EntryId, Epoch, RequestId, VersionId, VolumeId};
@@ -225,6 +225,20 @@ impl node_server::Node for NodeService {
         let before = message.if_quota_bytes.map(|bytes| (bytes > 0).then_some(bytes));
         let volume = self.0.set_quota_if(&id(&message.volume_id)?, limit, before).await?;
         Ok(Response::new(self.0.describe(&volume).await?))
+    }
+
+    async fn repair_volume(
+        &self,
+        request: Request<RepairVolumeRequest>,
+    ) -> Result<Response<RepairVolumeResponse>, Status> {
+        let repaired = self.0.repair(&id(&request.into_inner().volume_id)?).await?;
+        let texts = |versions: &[VersionId]| versions.iter().map(ToString::to_string).collect();
+        Ok(Response::new(RepairVolumeResponse {
+            repaired: texts(&repaired.versions),
+            lost: texts(&repaired.lost),
+            records: repaired.records.iter().map(ToString::to_string).collect(),
+            bytes_uploaded: repaired.bytes_uploaded,
+        }))
     }
 
     async fn get_node(&self, _: Request<GetNodeRequest>) -> Result<Response<NodeStatus>, Status> {

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use types::Nonce;
 
 use crate::error::Error;
+use crate::scrub::Progress;
 
 /// More waiting callers than this are a sign of a stuck disk: they wait outside.
 const QUEUE: usize = 64;
@@ -54,7 +55,9 @@ impl State {
         }
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS session (
-                 one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL, nonce TEXT)",
+                 one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL, nonce TEXT);
+             CREATE TABLE IF NOT EXISTS scrub (
+                 one INTEGER PRIMARY KEY CHECK (one = 1), progress TEXT NOT NULL)",
         )?;
         connection.pragma_update(None, "user_version", FORMAT)?;
         let (sender, mut receiver) = mpsc::channel::<Work>(QUEUE);
@@ -99,6 +102,33 @@ impl State {
                     })
                 })
                 .optional()
+        })
+        .await
+    }
+
+    /// Returns where the scrub is. What cannot be read any more begins anew.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn scrub(&self) -> Result<Progress, Error> {
+        let read = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+        let text = self
+            .call(move |connection| connection.query_row("SELECT progress FROM scrub", [], read).optional())
+            .await?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    /// Remembers where the scrub is.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub async fn remember_scrub(&self, progress: &Progress) -> Result<(), Error> {
+        let text = serde_json::to_string(progress).map_err(|error| Error::Io {
+            doing: "noting where the scrub is",
+            source: std::io::Error::other(error),
+        })?;
+        self.call(move |connection| {
+            connection.execute("INSERT OR REPLACE INTO scrub VALUES (1, ?1)", params![text]).map(drop)
         })
         .await
     }

@@ -161,6 +161,12 @@ impl Node {
                 "start without it",
             ));
         }
+        if !self.config().scrub_interval.is_zero() {
+            let (ok, said) = self.state().scrub().await?.say();
+            let remedy =
+                "`sailctl scrub --now` says what it touches; `sailctl repair VOL` puts it back from its node";
+            checks.push(check("scrub", ok, &said, remedy));
+        }
         let (space, devices, queued) = self
             .pool()
             .run(|root| {

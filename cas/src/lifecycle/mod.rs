@@ -7,6 +7,7 @@ mod acquire;
 mod create;
 mod delete;
 mod publish;
+mod rehome;
 mod restore;
 mod seal;
 mod settings;
@@ -15,6 +16,7 @@ pub use acquire::{Acquired, acquire, forget_copy, release, unseat};
 pub use create::{begin_create, begin_create_born, finish_begun, finish_create};
 pub use delete::{Authority, delete, purge, undelete};
 pub use publish::{Publication, Published, publish};
+pub use rehome::{Right, rehome};
 pub use restore::{Restored, Target, keep_branch, restore_head};
 pub use seal::{NewSealed, make_orphan, seal};
 pub use settings::{

@@ -1,6 +1,7 @@
 //! What can go wrong with a tree, on disk or in the store.
 
 use std::io;
+use std::sync::Arc;
 
 use types::{Classify, ContentId, Kind, PackId, VersionId, VolumePath, errno_kind};
 
@@ -119,6 +120,27 @@ pub enum TreeError {
         content: ContentId,
     },
 
+    /// A directory with all below it, or a large file, cannot be read because of what lies in this pack.
+    #[error("{} is lost with pack {pack}", show(path))]
+    LostPath {
+        /// The directory or file.
+        path: Vec<u8>,
+        /// The pack.
+        pack: Arc<PackId>,
+        /// What is wrong with it.
+        #[source]
+        source: Box<Self>,
+    },
+
+    /// A name of a file whose first name is lost.
+    #[error("{} is lost with {}, whose other name it is", show(path), show(first))]
+    LostName {
+        /// The later name.
+        path: Vec<u8>,
+        /// The first name.
+        first: Vec<u8>,
+    },
+
     /// A node or manifest is sound but not the one that was asked for.
     #[error("{location} holds {found}, not {expected}")]
     WrongTree {
@@ -209,6 +231,63 @@ impl TreeError {
     pub fn is_damage(&self) -> bool {
         self.kind() == Kind::DataLoss
     }
+
+    /// The pack that is damaged or missing, where that is known.
+    pub fn pack(&self) -> Option<&PackId> {
+        match self {
+            Self::Damaged { location, .. }
+            | Self::DamagedFile { location, .. }
+            | Self::WrongTree { location, .. } => Some(&location.pack),
+            Self::DamagedPack { pack, .. } | Self::MissingPack { pack } => Some(pack),
+            Self::LostPath { pack, .. } => Some(pack),
+            Self::Object(_)
+            | Self::Session(_)
+            | Self::Io { .. }
+            | Self::Xattr { .. }
+            | Self::SourceChanged { .. }
+            | Self::ChangesDoNotFit { .. }
+            | Self::Unsupported { .. }
+            | Self::DamagedInline { .. }
+            | Self::LostName { .. }
+            | Self::BadLink { .. }
+            | Self::WrongManifest { .. }
+            | Self::NotFound { .. }
+            | Self::WrongKind { .. }
+            | Self::LeadsOut { .. }
+            | Self::TargetNotEmpty { .. }
+            | Self::FrameTooLarge { .. }
+            | Self::Stopped(_) => None,
+        }
+    }
+
+    /// The path in the version that is lost by this damage, where it is of one.
+    pub fn lost_path(&self) -> Option<&[u8]> {
+        match self {
+            Self::DamagedFile { path, .. }
+            | Self::DamagedInline { path, .. }
+            | Self::LostPath { path, .. }
+            | Self::LostName { path, .. }
+            | Self::BadLink { path, .. } => Some(path),
+            Self::Object(_)
+            | Self::Session(_)
+            | Self::Io { .. }
+            | Self::Xattr { .. }
+            | Self::SourceChanged { .. }
+            | Self::ChangesDoNotFit { .. }
+            | Self::Unsupported { .. }
+            | Self::Damaged { .. }
+            | Self::DamagedPack { .. }
+            | Self::MissingPack { .. }
+            | Self::WrongTree { .. }
+            | Self::WrongManifest { .. }
+            | Self::NotFound { .. }
+            | Self::WrongKind { .. }
+            | Self::LeadsOut { .. }
+            | Self::TargetNotEmpty { .. }
+            | Self::FrameTooLarge { .. }
+            | Self::Stopped(_) => None,
+        }
+    }
 }
 
 impl Classify for TreeError {
@@ -228,6 +307,8 @@ impl Classify for TreeError {
             | Self::MissingPack { .. }
             | Self::DamagedFile { .. }
             | Self::DamagedInline { .. }
+            | Self::LostPath { .. }
+            | Self::LostName { .. }
             | Self::WrongTree { .. }
             | Self::WrongManifest { .. }
             | Self::BadLink { .. } => Kind::DataLoss,

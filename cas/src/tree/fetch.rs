@@ -117,10 +117,17 @@ impl Fetch {
             .as_ref()
             .and_then(|ahead| ahead.get(&location.pack))
             .filter(|_| kind == FrameKind::Tree);
-        let raw = if let Some(end) = end {
-            self.frames_ahead(location, *end).await?
-        } else {
-            open(location, &self.range(&location.pack, location.range()).await?, kind)?
+        let ahead = match end {
+            Some(end) => match self.frames_ahead(location, *end).await {
+                // What is damaged may be one of the others, or a cut behind this one.
+                Err(error) if error.is_damage() => None,
+                read => Some(read?),
+            },
+            None => None,
+        };
+        let raw = match ahead {
+            Some(raw) => raw,
+            None => open(location, &self.range(&location.pack, location.range()).await?, kind)?,
         };
         self.cache.keep_frame(location, &raw);
         Ok(raw)

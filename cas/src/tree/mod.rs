@@ -36,6 +36,7 @@ mod restore;
 mod source;
 mod stored;
 mod thread;
+mod touched;
 mod usage;
 mod verify;
 
@@ -58,4 +59,6 @@ pub use put::{Parent, WriteOptions, Writer, Written};
 pub use read::{Found, FoundKind, Reader};
 pub use restore::{RestoreOptions, Restored};
 pub use stored::Totals;
+pub(crate) use touched::whole_frames;
+pub use touched::{Lost, Touched};
 pub use verify::VerifyReport;

@@ -134,9 +134,24 @@ impl Reader {
             bytes.slice(from..to)
         };
         match &node.places[number].data {
-            Data::Inline(bytes) => Ok(cut(&Bytes::copy_from_slice(bytes), 0)),
+            Data::Inline(bytes) => {
+                // The node's id does not cover where bytes lie, nor bytes that lie there.
+                if blake3::hash(bytes).as_bytes() != content.as_bytes() {
+                    let path = path.as_bytes().to_vec();
+                    return Err(TreeError::DamagedInline { path, content: *content });
+                }
+                Ok(cut(&Bytes::copy_from_slice(bytes), 0))
+            }
             Data::Slice { frame, offset } => {
-                Ok(cut(&self.fetch.frame(frame, FrameKind::Data).await?, u64::from(*offset)))
+                let raw = self.fetch.frame(frame, FrameKind::Data).await?;
+                let first = *offset as usize;
+                let last = usize::try_from(*size).ok().and_then(|size| first.checked_add(size));
+                let whole = last.and_then(|last| raw.get(first..last));
+                if whole.is_none_or(|whole| blake3::hash(whole).as_bytes() != content.as_bytes()) {
+                    let (path, location) = (path.as_bytes().to_vec(), frame.clone());
+                    return Err(TreeError::DamagedFile { path, content: *content, location });
+                }
+                Ok(cut(&raw, u64::from(*offset)))
             }
             Data::Map(map) => self.read_cells(map, *size, *content, start..end).await,
             Data::Nothing | Data::Directory(_) => Err(not_a_file()),

@@ -110,6 +110,12 @@ pub enum Command {
     ///
     /// Works straight on the store, beside running nodes and hubs. Waits for every live session to follow.
     Gc(GcArgs),
+    /// Shows what the nodes' own reading of the store found damaged; with --now reads everything from here.
+    Scrub(ScrubArgs),
+    /// Restores what is whole of a damaged version into a directory, and lists what is lost.
+    Rescue(RescueArgs),
+    /// Puts what is damaged of a volume in the store back from the snapshots of its node.
+    Repair(VolumeArgs),
     /// Checks hub, nodes, kernels and store, and says what to do about what is wrong.
     Doctor,
 }
@@ -126,6 +132,9 @@ impl Command {
             | Self::Tree(_)
             | Self::Gc(_)
             | Self::Verify(_)
+            | Self::Scrub(_)
+            | Self::Rescue(_)
+            | Self::Repair(_)
             | Self::Template(_)
             | Self::Cat(_)
             | Self::Write(_) => DATA,
@@ -549,6 +558,24 @@ pub struct GcArgs {
     /// Gives up waiting for sessions after this long; the next collection goes on from there.
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     pub patience: Limit,
+/// Arguments of `scrub`.
+#[derive(Debug, Args)]
+pub struct ScrubArgs {
+    /// Reads and proves every object of the store now.
+    #[arg(long)]
+    pub now: bool,
+    /// The most bytes a second that are read.
+    #[arg(long, value_name = "SIZE", requires = "now")]
+    pub rate: Option<ByteSize>,
+}
+
+/// Arguments of `rescue`.
+#[derive(Debug, Args)]
+pub struct RescueArgs {
+    /// VOL, or VOL@VERSION (an entry or version that `log` shows, or its first digits).
+    pub volume: VersionTarget,
+    /// Where it goes: an empty directory, or one that is made.
+    pub directory: PathBuf,
 }
 
 fn quota(text: &str) -> Result<Quota, String> {

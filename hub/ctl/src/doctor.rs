@@ -26,7 +26,11 @@ pub async fn run(context: &Context, output: &Output) -> Result<()> {
     })
 }
 
-async fn hub(context: &Context) -> Result<Vec<Check>> {
+/// Asks hub and nodes.
+///
+/// # Errors
+/// The nodes cannot be listed.
+pub async fn hub(context: &Context) -> Result<Vec<Check>> {
     let projects = context.projects()?;
     let status = match projects.hub_status().await {
         Ok(status) => status,

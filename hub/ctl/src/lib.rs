@@ -10,6 +10,7 @@ pub mod call;
 pub mod cli;
 pub mod context;
 pub mod copy;
+pub mod damage;
 pub mod dev;
 pub mod doctor;
 pub mod error;
@@ -107,5 +108,11 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
         Command::Write(args) => files::write(&context, output, args).await,
         Command::Gc(args) => gc::run(&context, output, &args).await,
         Command::Verify(args) => verify::run(&context, output, &args.volume).await,
+        Command::Scrub(args) if args.now => {
+            damage::scrub(&context, output, args.rate.map(|rate| rate.0)).await
+        }
+        Command::Scrub(_) => damage::found(&context, output).await,
+        Command::Rescue(args) => damage::rescue(&context, output, &args.volume, &args.directory).await,
+        Command::Repair(args) => damage::repair(&context, output, &args.volume).await,
     }
 }

@@ -47,7 +47,7 @@ pub async fn run(context: &Context, output: &Output, target: &VersionTarget) -> 
 }
 
 /// By id from the store, so that no hub is needed; by name from the hub.
-async fn find(context: &Context, store: &Store, target: &VolumeRef) -> Result<Record> {
+pub(crate) async fn find(context: &Context, store: &Store, target: &VolumeRef) -> Result<Record> {
     let failed = Error::of_store(format!("read the record of {target}"));
     if let Ok(id) = target.as_str().parse::<VolumeId>()
         && let Some(record) = record::read(store, &id).await.map_err(&failed)?
@@ -58,7 +58,7 @@ async fn find(context: &Context, store: &Store, target: &VolumeRef) -> Result<Re
     Ok(record::get(store, &project.id).await.map_err(&failed)?.value)
 }
 
-async fn choose(store: &Store, record: &Record, target: &VersionTarget) -> Result<Entry> {
+pub(crate) async fn choose(store: &Store, record: &Record, target: &VersionTarget) -> Result<Entry> {
     let Some(words) = &target.version else {
         return record.head_entry().cloned().ok_or_else(|| {
             let message = format!("{} has no version yet", target.volume);

@@ -632,6 +632,13 @@ impl Node for Inner {
         Err(Status::unimplemented("the hub does not ask for this"))
     }
 
+    async fn repair_volume(
+        &self,
+        _: Request<RepairVolumeRequest>,
+    ) -> Result<Response<RepairVolumeResponse>, Status> {
+        Err(Status::unimplemented("the hub does not ask for this"))
+    }
+
     async fn get_node(&self, _: Request<GetNodeRequest>) -> Result<Response<NodeStatus>, Status> {
         Err(Status::unimplemented("the hub does not ask for this"))
     }

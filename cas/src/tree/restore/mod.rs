@@ -73,6 +73,30 @@ impl Reader {
         .await
     }
 
+    /// Makes in `target`, an empty directory, all of a version that is not damaged. What is lost is not there, not even in
+    /// part, and is told with its path ([`TreeError::lost_path`]); a directory's stands for all below it.
+    ///
+    /// # Errors
+    /// The root is damaged, so that nothing can be found; or the store or the target failed.
+    pub async fn rescue(
+        &self,
+        tree: &VersionRef,
+        target: OwnedFd,
+        options: RestoreOptions,
+    ) -> Result<(Restored, Vec<TreeError>), TreeError> {
+        let root = self.fetch.root(tree).await?;
+        let site = Arc::new(Site::new(Some(Target::new(target, options.owners)), Some(usize::MAX)));
+        let restored =
+            engine::run(&self.fetch.ahead(tree).await?, Arc::clone(&site), &options, move |walk| {
+                if let Some(target) = &walk.site.target {
+                    target.prepare()?;
+                }
+                walk.tree(Arc::from(&b""[..]), root)
+            })
+            .await?;
+        Ok((restored, site.failures.damages()))
+    }
+
     /// Turns `target`, which holds exactly the version `from`, into the version `to`. Only what differs is fetched and
     /// touched.
     pub async fn restore_difference(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
+use types::PackId;
 
 use super::part::{Later, Part};
 use super::window::{Dir, Part as FramePart, RangeUnit, Spot, Window};
@@ -48,7 +49,8 @@ impl Walk<'_> {
             let spot = Spot { dir: Arc::clone(dir), number: *next };
             *next += 1;
             if let (Item::Directory { id }, Data::Directory(extent)) = (spot.item(), &spot.place().data) {
-                if let Some(below) = self.survive(self.runtime.block_on(self.fetch.node(extent, *id)))? {
+                let read = self.runtime.block_on(self.fetch.node(extent, *id));
+                if let Some(below) = self.survive(self.name(read, &spot, &extent.frames[0].pack))? {
                     let path: Arc<[u8]> = spot.path().into();
                     if let Some(target) = &self.site.target {
                         target.make_dir(&path)?;
@@ -72,6 +74,16 @@ impl Walk<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Names the path of what could not be read, where damage is collected.
+    fn name<T>(&self, result: Result<T, TreeError>, spot: &Spot, pack: &Arc<PackId>) -> Result<T, TreeError> {
+        result.map_err(|error| {
+            if !self.site.failures.collects() || !error.is_damage() {
+                return error;
+            }
+            TreeError::LostPath { path: spot.path(), pack: Arc::clone(pack), source: Box::new(error) }
+        })
     }
 
     /// Takes one name that is not a directory.
@@ -98,7 +110,9 @@ impl Walk<'_> {
             (Item::File { .. }, Data::Map(map)) => {
                 let map = map.clone();
                 let large = self.large(&spot, &map);
-                self.survive(large)?;
+                self.survive(self.name(large, &spot, &map.root.frames[0].pack))?;
+                // Its metadata comes with its last cells; half of a damaged one is removed then.
+                self.window.large.push(spot);
             }
             _ => self.window.plain(spot),
         }
@@ -142,7 +156,6 @@ impl Walk<'_> {
             self.breathe()?;
         }
         Counts::add(&self.site.counts.files, 1);
-        self.window.large.push(spot.clone());
         Ok(())
     }
 
@@ -176,10 +189,21 @@ impl Walk<'_> {
         if self.site.failures.failed() {
             return Err(TreeError::Stopped("another part of the work failed"));
         }
+        let lost = self.site.failures.lost_paths();
         for spot in &window.links {
             Counts::add(&self.site.counts.files, 1);
             if let (Some(target), Item::HardLink { first }) = (&self.site.target, spot.item()) {
-                target.link(first, &spot.path())?;
+                let linked = if lost.contains(first) {
+                    Err(TreeError::BadLink { path: spot.path(), first: first.clone() })
+                } else {
+                    target.link(first, &spot.path())
+                };
+                match linked {
+                    Err(TreeError::BadLink { path, first }) if self.site.failures.collects() => {
+                        self.site.failures.report(TreeError::LostName { path, first });
+                    }
+                    linked => linked?,
+                }
             }
         }
         let Some(target) = &self.site.target else { return Ok(()) };
@@ -190,6 +214,11 @@ impl Walk<'_> {
         for spot in &window.large {
             let Item::File { meta, .. } = spot.item() else { continue };
             let path = spot.path();
+            if lost.contains(&path) {
+                // Never zeros in the place of what is lost.
+                target.remove(&path)?;
+                continue;
+            }
             let dir = target.open_dir(&spot.dir.path)?;
             let flags =
                 rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;

@@ -1,6 +1,6 @@
 //! A part of a tree that is restored or verified at once: which frames it takes, and what to do with each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -236,6 +236,12 @@ impl Failures {
 
     pub(super) fn collects(&self) -> bool {
         self.collect.is_some()
+    }
+
+    /// The paths that are known to be lost.
+    pub(super) fn lost_paths(&self) -> HashSet<Vec<u8>> {
+        let state = self.state.lock().expect("no holder of this lock panics");
+        state.1.iter().filter_map(TreeError::lost_path).map(<[u8]>::to_vec).collect()
     }
 
     /// Takes the error that stopped the work.

@@ -152,7 +152,7 @@ impl<'a> Worker<'a> {
         };
         let raw = match opened.map_err(fail) {
             Ok((FrameKind::Data, raw)) => raw,
-            Ok(_) => return Err(damaged(location, "a frame is of another kind")),
+            Ok(_) => return self.lost(unit, damaged(location, "a frame is of another kind")),
             Err(error) => return self.lost(unit, error),
         };
         for part in &unit.parts {

@@ -2,6 +2,7 @@
 
 mod bundle;
 mod collected;
+mod damage;
 mod file;
 mod node;
 mod stored;
@@ -10,6 +11,7 @@ mod volume;
 
 pub use bundle::{Bundle, Gone, Named};
 pub use collected::{Collected, Kept, WouldCollect};
+pub use damage::{Repaired, Rescued, ScrubDone};
 pub use file::{Copied, Difference, File, RestoredPart, Written};
 pub use node::{Check, Node, Template};
 pub use stored::{TemplateMade, Verified};
