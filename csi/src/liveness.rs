@@ -1,8 +1,10 @@
 //! What goes on without being asked: the session's beat, the interval syncs, and what waits for a mount to go.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use btrfs::GroupId;
 use types::{Classify as _, Kind, SessionId};
 
 use crate::error::Error;
@@ -12,9 +14,6 @@ use crate::volume::{Standing, Volume};
 
 /// How often volumes that are not settled are looked at again: fenced ones, and those whose old tree is still mounted.
 const MAINTENANCE: Duration = Duration::from_secs(2);
-
-/// Limits are looked at with every this many passes: a tenant who deletes at the limit waits for this long.
-const PASSES_PER_RELIEF: u32 = 5;
 
 /// The pin is raised with every this many beats: garbage collection waits for the slowest session.
 const BEATS_PER_RAISE: u32 = 5;
@@ -29,6 +28,10 @@ impl Node {
         self.tasks().spawn(async move { node.keep_session().await });
         let node = Arc::clone(self);
         self.tasks().spawn(async move { node.keep_settled().await });
+        if !self.config().scrub_interval.is_zero() {
+            let node = Arc::clone(self);
+            self.tasks().spawn(async move { node.keep_scrubbed().await });
+        }
         if !self.config().marks.is_off() {
             let node = Arc::clone(self);
             self.tasks().spawn(async move { node.keep_room().await });
@@ -106,14 +109,11 @@ impl Node {
     async fn keep_settled(self: Arc<Self>) {
         let mut tick = tokio::time::interval(MAINTENANCE);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut passes: u32 = 0;
         let stop = self.stop().clone();
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             self.settle_all().await;
-            passes = passes.wrapping_add(1);
-            if passes.is_multiple_of(PASSES_PER_RELIEF) {
-                self.relieve().await;
-            }
+            // With every pass: a tenant who deletes at the limit can write again within five seconds.
+            self.relieve().await;
             if let Err(error) = self.tidy().await {
                 tracing::warn!(%error, "what nobody needs could not be deleted; the next pass or start does it");
             }
@@ -164,8 +164,20 @@ impl Node {
     /// goes, so near the limit the durable copies go, and the base turns.
     pub async fn relieve(self: &Arc<Self>) {
         let Some(me) = self.session_id() else { return };
+        // One search for all of them, however many there are.
+        let near = match self.pool().run(|root| Ok(near_their_limits(btrfs::quota::groups(root)?))).await {
+            Ok(near) => near,
+            Err(error) => {
+                tracing::warn!(%error, "the limits cannot be looked at");
+                return;
+            }
+        };
+        if near.is_empty() {
+            return;
+        }
         for volume in self.volumes().all() {
-            if volume.claim(me).is_ok()
+            if volume.look(|facts| facts.about.group).is_some_and(|group| near.contains(&group))
+                && volume.claim(me).is_ok()
                 && let Err(error) = self.relieve_one(&volume).await
                 && error.kind() != Kind::Aborted
             {
@@ -175,13 +187,6 @@ impl Node {
     }
 
     async fn relieve_one(self: &Arc<Self>, volume: &Arc<Volume>) -> Result<(), Error> {
-        let facts = volume.facts();
-        let Some(limit) = facts.about.kernel_limit() else { return Ok(()) };
-        let about = facts.about.clone();
-        let used = self.pool().run(move |root| crate::local::used(root, &about)).await?;
-        if used < limit / 10 * 9 {
-            return Ok(());
-        }
         if self.is_dirty(volume).await? {
             self.sync(&volume.id, SyncRequest::plain()).await?;
         }
@@ -228,4 +233,16 @@ impl Node {
             self.sync_all().await;
         }
     }
+}
+
+/// The numbers of the volumes' groups that use nine tenths of what they may.
+fn near_their_limits(groups: BTreeMap<GroupId, btrfs::quota::Group>) -> BTreeSet<u64> {
+    let near = |usage: &btrfs::quota::Usage| {
+        usage.limit_bytes.is_some_and(|limit| usage.referenced_bytes >= limit / 10 * 9)
+    };
+    groups
+        .into_iter()
+        .filter(|(id, group)| id.level() == 1 && near(&group.usage))
+        .map(|(id, _)| id.number())
+        .collect()
 }
