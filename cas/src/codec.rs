@@ -78,21 +78,28 @@ fn open(bytes: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
 /// # Errors
 /// It is damaged, not ours, or of a newer format.
 pub fn decode<T: DeserializeOwned>(object: &Object) -> Result<T, Error> {
-    let plain = proved(object)?;
-    serde_json::from_slice(&plain).map_err(|error| Error::corrupt(&object.meta.key, error.to_string()))
+    decode_bytes(&object.meta.key, &object.bytes)
+}
+
+/// Decodes the bytes of a small object.
+///
+/// # Errors
+/// It is damaged, not ours, or of a newer format.
+pub fn decode_bytes<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> Result<T, Error> {
+    let plain = proved(key, bytes)?;
+    serde_json::from_slice(&plain).map_err(|error| Error::corrupt(key, error.to_string()))
 }
 
 /// Proves a small object of any kind, as far as that can be done without knowing its fields.
 pub(crate) fn prove(object: &Object) -> Result<(), Error> {
-    proved(object).map(drop)
+    proved(&object.meta.key, &object.bytes).map(drop)
 }
 
-fn proved(object: &Object) -> Result<Cow<'_, [u8]>, Error> {
-    let key = &object.meta.key;
-    if object.bytes.len() > MAX_SMALL_OBJECT_BYTES {
-        return Err(Error::corrupt(key, format!("{} bytes are too many", object.bytes.len())));
+fn proved<'a>(key: &Key, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
+    if bytes.len() > MAX_SMALL_OBJECT_BYTES {
+        return Err(Error::corrupt(key, format!("{} bytes are too many", bytes.len())));
     }
-    let plain = open(&object.bytes).map_err(|reason| Error::corrupt(key, reason))?;
+    let plain = open(bytes).map_err(|reason| Error::corrupt(key, reason))?;
     let head: Head =
         serde_json::from_slice(&plain).map_err(|error| Error::corrupt(key, error.to_string()))?;
     if head.format > u64::from(FORMAT) {

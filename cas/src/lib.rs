@@ -24,7 +24,7 @@ pub mod tree;
 pub mod update;
 pub mod upkeep;
 
-pub use codec::{FORMAT, MAX_SMALL_OBJECT_BYTES, decode, encode};
+pub use codec::{FORMAT, MAX_SMALL_OBJECT_BYTES, decode, decode_bytes, encode};
 pub use entry::{Entry, Heads, Role, Tips};
 pub use error::{Error, LostReason, Result};
 pub use guard::{Claim, Known};

@@ -271,6 +271,13 @@ impl Node for Inner {
         not_played()
     }
 
+    async fn repair_volume(
+        &self,
+        _: Request<RepairVolumeRequest>,
+    ) -> Result<Response<RepairVolumeResponse>, Status> {
+        not_played()
+    }
+
     async fn get_node(&self, _: Request<GetNodeRequest>) -> Result<Response<NodeStatus>, Status> {
         not_played()
     }

@@ -212,24 +212,24 @@ impl Objects for Judge {
         match kind {
             "vol" => {
                 let author = *self.author.lock().unwrap();
-                let after = serde_json::from_slice(&bytes).unwrap();
+                let after = cas::decode_bytes(key, &bytes).unwrap();
                 history.judge(author, after, now, self.grace_seconds);
             }
             "pack" => drop(history.packs.insert(name.parse().unwrap())),
             "moved" => {
-                let moved: Moved = serde_json::from_slice(&bytes).unwrap();
+                let moved: Moved = cas::decode_bytes(key, &bytes).unwrap();
                 history.counts.moved += 1;
                 history.moved.insert(moved.pack, moved.to.into_keys().collect());
             }
             "session" => {
-                let session: SessionRecord = serde_json::from_slice(&bytes).unwrap();
+                let session: SessionRecord = cas::decode_bytes(key, &bytes).unwrap();
                 if session.state == SessionState::Fenced {
                     history.counts.fenced += u64::from(history.fenced.insert(session.id));
                 } else {
                     assert!(!history.fenced.contains(&session.id), "{} lives again", session.id);
                 }
             }
-            "gc" => history.gc = Some(serde_json::from_slice(&bytes).unwrap()),
+            "gc" => history.gc = Some(cas::decode_bytes(key, &bytes).unwrap()),
             _ => {}
         }
         Ok(etag)

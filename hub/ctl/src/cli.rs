@@ -558,6 +558,8 @@ pub struct GcArgs {
     /// Gives up waiting for sessions after this long; the next collection goes on from there.
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     pub patience: Limit,
+}
+
 /// Arguments of `scrub`.
 #[derive(Debug, Args)]
 pub struct ScrubArgs {
