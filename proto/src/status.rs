@@ -24,10 +24,13 @@ pub fn code(kind: Kind) -> Code {
 }
 
 /// Returns what a status asks of its caller. One that this process's transport made up because the peer's answer did not
-/// come, whatever code it chose, says that the peer is away.
+/// come, whatever code it chose, says that the peer is away, or that the caller's own time was over.
 pub fn kind(status: &Status) -> Kind {
-    use std::error::Error as _;
-    let made_here = status.source().is_some() && matches!(status.code(), Code::Internal | Code::Cancelled);
+    let cause = std::error::Error::source(status);
+    if std::iter::successors(cause, |error| error.source()).any(|error| error.is::<tonic::TimeoutExpired>()) {
+        return Kind::DeadlineExceeded;
+    }
+    let made_here = cause.is_some() && matches!(status.code(), Code::Internal | Code::Cancelled);
     if made_here { Kind::Unavailable } else { kind_of_code(status.code()) }
 }
 
