@@ -28,7 +28,7 @@ pub(crate) struct Fetch {
 }
 
 /// How much is fetched with the manifest of a tree whose root is wanted too.
-const BEFORE_MANIFEST: u64 = 128 << 10;
+const BEFORE_MANIFEST: u64 = 256 << 10;
 
 /// How much is fetched with one tree frame when a tree is walked whole.
 const AHEAD: u64 = 1 << 20;
@@ -183,7 +183,8 @@ impl Fetch {
         self.manifest_with(tree, 0).await
     }
 
-    /// The same, with up to `before` bytes that lie before it: the root is usually the last node that was written.
+    /// The same, with up to `before` bytes that lie before it: the root is usually the last node that was written, and the directories near
+    /// it lie there, too.
     async fn manifest_with(&self, tree: &VersionRef, before: u64) -> Result<Arc<Manifest>, TreeError> {
         let manifest = match self.cache.manifest(&tree.manifest) {
             Some(manifest) => manifest,
@@ -197,18 +198,7 @@ impl Fetch {
                     .map_err(|source| TreeError::Damaged { location: tree.manifest.clone(), source })?;
                 let manifest = Arc::new(manifest);
                 self.cache.keep_manifest(&tree.manifest, &manifest);
-                for frame in &manifest.root.frames {
-                    let place = frame.range();
-                    // A damaged one is found when it is asked for.
-                    if frame.pack == tree.manifest.pack
-                        && start <= place.start
-                        && place.end <= range.start
-                        && let Ok(raw) =
-                            open(frame, &bytes.slice(at(place.start)..at(place.end)), FrameKind::Tree)
-                    {
-                        self.cache.keep_frame(frame, &raw);
-                    }
-                }
+                self.keep_tail(&tree.manifest.pack, start, &bytes.slice(..at(range.start)));
                 manifest
             }
         };
@@ -235,7 +225,7 @@ pub(crate) fn damaged(location: &Location, reason: &'static str) -> TreeError {
     TreeError::Damaged { location: location.clone(), source: Malformed { at: 0, reason } }
 }
 
-fn open(location: &Location, stored: &[u8], kind: FrameKind) -> Result<Bytes, TreeError> {
+pub(super) fn open(location: &Location, stored: &[u8], kind: FrameKind) -> Result<Bytes, TreeError> {
     let mut decompressor =
         Decompressor::new().map_err(|source| TreeError::io("prepare to decompress", b"", source))?;
     let (found, raw) = decompressor

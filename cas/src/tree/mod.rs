@@ -35,6 +35,7 @@ mod resolve;
 mod restore;
 mod source;
 mod stored;
+mod tail;
 mod thread;
 mod touched;
 mod usage;

@@ -147,25 +147,30 @@ impl Footer {
 
     /// Lists the frames of a whole pack from their headers alone, as far as they can be read.
     pub fn reindex(pack: &[u8]) -> Vec<PackedFrame> {
-        let mut frames = Vec::new();
-        let mut at = PACK_MAGIC.len();
-        while at + HEADER_LEN <= pack.len() {
-            let mut take = Take::new(&pack[at..]);
-            match FrameHeader::take(&mut take) {
-                Ok(header) if take.bytes(header.payload_len as usize).is_ok() => {
-                    let Ok(offset) = u32::try_from(at) else { break };
-                    frames.push(PackedFrame { offset, header });
-                    at += header.stored_len() as usize;
-                }
-                // Damaged here: the next magic is the next frame.
-                _ => match pack[at + 1..].windows(4).position(|window| window == FRAME_MAGIC) {
-                    Some(next) => at += 1 + next,
-                    None => break,
-                },
-            }
-        }
-        frames
+        scan(pack)
     }
+}
+
+/// Lists the frames in a part of a pack from their headers, as far as they can be read. The part may begin anywhere.
+pub(crate) fn scan(bytes: &[u8]) -> Vec<PackedFrame> {
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while at + HEADER_LEN <= bytes.len() {
+        let mut take = Take::new(&bytes[at..]);
+        match FrameHeader::take(&mut take) {
+            Ok(header) if take.bytes(header.payload_len as usize).is_ok() => {
+                let Ok(offset) = u32::try_from(at) else { break };
+                frames.push(PackedFrame { offset, header });
+                at += header.stored_len() as usize;
+            }
+            // Not here, or damaged: the next magic is the next frame.
+            _ => match bytes[at + 1..].windows(4).position(|window| window == FRAME_MAGIC) {
+                Some(next) => at += 1 + next,
+                None => break,
+            },
+        }
+    }
+    frames
 }
 
 /// A footer that could not be read.
