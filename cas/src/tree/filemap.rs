@@ -19,6 +19,8 @@ pub(crate) type Chaining = [u8; 32];
 pub(crate) const PAGE_CELLS: u64 = 256;
 /// The cells of files that are read for the first time: 128 KiB.
 pub(crate) const CELL_LOG2_DEFAULT: u8 = 17;
+/// The cells of files that are updated in place: 32 KiB.
+pub(crate) const CELL_LOG2_FINE: u8 = 15;
 /// How many cells go into one frame, at most.
 pub(crate) const FRAME_CELLS: u64 = 8;
 

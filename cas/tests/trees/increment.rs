@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use cas::{Changes, RestoreOptions};
+use cas::{Changes, ChildChange, DirChange, RestoreOptions};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
@@ -197,4 +197,56 @@ async fn nothing_changed_writes_nothing() {
     let written = place.put(&source).await;
     let again = place.put_changes(&source, &written.tree, Changes::default()).await;
     assert_eq!((again.tree, again.changed, again.objects_written), (written.tree, false, 0));
+}
+
+#[tokio::test]
+async fn a_long_history_of_small_changes_names_few_packs() {
+    let place = Place::new().await;
+    let source = place.new_dir("source");
+    for dir in 0..10 {
+        std::fs::create_dir(source.join(format!("dir-{dir}"))).unwrap();
+        for file in 0..20 {
+            std::fs::write(source.join(format!("dir-{dir}/file-{file}")), format!("{file}").repeat(300))
+                .unwrap();
+        }
+    }
+    std::fs::write(source.join("large"), vec![7; 5 << 20]).unwrap();
+    std::fs::hard_link(source.join("dir-3/file-3"), source.join("dir-9/other-name")).unwrap();
+    let mut tree = place.put(&source).await.tree;
+    let mut most = 0;
+    for number in 0..200u64 {
+        let (dir, file) = (number % 10, number / 10 % 20);
+        let path = source.join(format!("dir-{dir}/file-{file}"));
+        let several = (dir, file) == (3, 3);
+        let (name, ranges) = if several {
+            // The large file in its stead: a cell of it goes into the pack of this sync.
+            let open = std::fs::OpenOptions::new().write(true).open(source.join("large")).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&open, &number.to_le_bytes(), number << 14).unwrap();
+            (None, Some(vec![number << 14..(number << 14) + 8]))
+        } else {
+            std::fs::write(&path, format!("change {number}").repeat(200)).unwrap();
+            (Some(format!("file-{file}").into_bytes()), None)
+        };
+        let content = ChildChange::Content { ranges, inline: None };
+        let children = match name {
+            Some(name) => {
+                let below = DirChange { relist: false, children: [(name, content)].into() };
+                [(format!("dir-{dir}").into_bytes(), ChildChange::Directory(below))].into()
+            }
+            None => [(b"large".to_vec(), content)].into(),
+        };
+        let changes = Changes { root: DirChange { relist: false, children }, ..Changes::default() };
+        tree = place.put_changes(&source, &tree, changes).await.tree;
+        let packs = place.reader.manifest(&tree).await.unwrap().packs.len();
+        most = most.max(packs);
+        if number % 20 == 19 {
+            let report = place.reader.verify(&tree).await.unwrap();
+            assert!(report.is_whole(), "{number}: {:?}", report.damages);
+            assert_eq!(tree.version, place.put(&source).await.tree.version, "{number}");
+        }
+    }
+    assert!((40..=50).contains(&most), "{most} packs");
+    let target = place.new_dir("target");
+    place.restore(&tree, &target).await.unwrap();
+    assert_eq!(std::fs::read(target.join("dir-9/other-name")).unwrap(), b"3".repeat(300));
 }

@@ -221,3 +221,70 @@ async fn a_target_that_is_not_empty_is_refused_and_untouched() {
     assert!(matches!(error, cas::TreeError::TargetNotEmpty { name } if name == b"mine"));
     assert_eq!(std::fs::read(source.join("mine")).unwrap(), b"mine");
 }
+
+#[tokio::test]
+async fn a_file_that_is_updated_in_place_gets_smaller_cells() {
+    let place = Place::new().await;
+    let source = place.new_dir("source");
+    let file = source.join("database");
+    let size = 40u64 << 20;
+    std::fs::write(&file, noise(usize::try_from(size).unwrap())).unwrap();
+    let open = OpenOptions::new().write(true).open(&file).unwrap();
+    let mut tree = place.put(&source).await.tree;
+    let mut sent = Vec::new();
+    // The same pages again and again: the first time nobody knows, the second the file is cut anew, then it is cheap.
+    for round in 0..4u64 {
+        let mut ranges = Vec::new();
+        for at in [5 << 20, 33 << 20, size - 8192] {
+            open.write_all_at(&noise(8_000 + usize::try_from(round).unwrap()), at).unwrap();
+            ranges.push(at..at + 8_192);
+        }
+        open.set_len(size).unwrap();
+        let children =
+            [(b"database".to_vec(), ChildChange::Content { ranges: Some(ranges), inline: None })].into();
+        let changes = Changes { root: DirChange { relist: false, children }, ..Changes::default() };
+        let increment = place.put_changes(&source, &tree, changes).await;
+        sent.push(increment.bytes_uploaded);
+        assert_eq!(increment.tree.version, place.put(&source).await.tree.version, "round {round}");
+        let report = place.reader.verify(&increment.tree).await.unwrap();
+        assert!(report.is_whole(), "round {round}: {:?}", report.damages);
+        // On disk, from the version before: also where the sizes of the cells differ.
+        let target = place.new_dir(&format!("target-{round}"));
+        place.restore(&tree, &target).await.unwrap();
+        let options = cas::RestoreOptions::default();
+        place
+            .cold()
+            .restore_difference(&tree, &increment.tree, crate::place::open(&target), options)
+            .await
+            .unwrap();
+        assert!(
+            std::fs::read(target.join("database")).unwrap() == std::fs::read(&file).unwrap(),
+            "round {round}"
+        );
+        tree = increment.tree;
+    }
+    let cell = 128 << 10;
+    assert!(sent[0] > 3 * cell && sent[1] > 3 * cell, "{sent:?}");
+    assert!(sent[2] < 2 * cell && sent[3] < 2 * cell, "cells of 32 KiB and their pages: {sent:?}");
+}
+
+#[tokio::test]
+async fn a_cold_read_takes_three_requests() {
+    let objects = MemoryStore::default();
+    let counted = cas::objects::FaultStore::new(Arc::new(objects));
+    let place = Place::with(Arc::new(counted.clone()), WriteOptions::default()).await;
+    let source = place.new_dir("source");
+    for package in 0..600 {
+        let dir = source.join(format!("node_modules/package-{package}/lib"));
+        std::fs::create_dir_all(&dir).unwrap();
+        for file in 0..20 {
+            std::fs::write(dir.join(format!("{file}.js")), noise(300 + package * 7 + file)).unwrap();
+        }
+    }
+    let tree = place.put(&source).await.tree;
+    let before = counted.counts().calls();
+    let read = place.cold().read(&tree, &path("node_modules/package-77/lib/7.js"), 0..10).await.unwrap();
+    assert_eq!(read.len(), 10);
+    let took = counted.counts().calls() - before;
+    assert!(took <= 3, "{took} requests");
+}

@@ -86,6 +86,12 @@ impl Lookup {
         }
     }
 
+    /// Sees to it that nothing in these packs is found.
+    pub(in crate::tree) fn avoid<'a>(&self, packs: impl Iterator<Item = &'a Arc<PackId>>) {
+        let mut seen = self.packs.lock().expect("no holder of this lock panics");
+        seen.extend(packs.map(|pack| (Arc::clone(pack), None)));
+    }
+
     /// Finds bytes by their hash (a file's content, or a cell's chaining value) and their length.
     pub(in crate::tree) fn find(&self, hash: &[u8; 32], len: u64) -> Option<(Location, u32)> {
         let found = self.bytes(hash);

@@ -137,6 +137,8 @@ pub(super) struct PieceJob {
     pub(super) len: u64,
     /// The cells that the parent version has here.
     pub(super) old: Vec<Cell>,
+    /// The size of those cells, where it is a larger one.
+    pub(super) old_log2: u8,
     pub(super) done: Vec<(Chaining, CellDone)>,
 }
 
@@ -367,10 +369,10 @@ impl<'a> Worker<'a> {
         let cell = 1usize << job.cell_log2;
         let own = Promise(Arc::new(Slot::default()));
         let mut new = Vec::new();
-        let mut old = std::mem::take(&mut job.old).into_iter();
+        let mut old = old_cells(job, &raw[..len]).into_iter();
         for (number, bytes) in raw[..len].chunks(cell).enumerate() {
             let chaining = filemap::chaining(job.offset + (number * cell) as u64, bytes);
-            let place = match old.next().filter(|old| old.chaining == chaining) {
+            let place = match old.next().flatten().filter(|old| old.chaining == chaining) {
                 Some(Cell { place: Some((frame, offset)), .. }) => CellDone::Old(frame, offset),
                 Some(Cell { place: None, .. }) => CellDone::Zero,
                 None if hole || is_zero(bytes) => CellDone::Zero,
@@ -398,6 +400,33 @@ impl<'a> Worker<'a> {
         }
         Ok(())
     }
+}
+
+/// The cells of the parent version that a piece is compared with, one for each of its own cells. Where those were larger,
+/// a cell that did not change is cut: its parts lie where it lies. What is in `bytes` proves that it did not.
+fn old_cells(job: &mut PieceJob, bytes: &[u8]) -> Vec<Option<Cell>> {
+    let old = std::mem::take(&mut job.old);
+    if job.old_log2 == job.cell_log2 {
+        return old.into_iter().map(Some).collect();
+    }
+    let (large, small) = (1usize << job.old_log2, 1usize << job.cell_log2);
+    let mut cut = Vec::with_capacity(bytes.len().div_ceil(small));
+    let mut old = old.into_iter();
+    for (number, bytes) in bytes.chunks(large).enumerate() {
+        let start = job.offset + (number * large) as u64;
+        let offsets = (0u32..).step_by(small);
+        let parts: Vec<_> = offsets
+            .zip(bytes.chunks(small))
+            .map(|(at, part)| (at, filemap::chaining(start + u64::from(at), part)))
+            .collect();
+        let values: Vec<Chaining> = parts.iter().map(|(_, chaining)| *chaining).collect();
+        let same = old.next().filter(|old| filemap::fold(&values) == Some(old.chaining));
+        cut.extend(parts.into_iter().map(|(at, chaining)| {
+            let place = same.as_ref()?.place.as_ref().map(|(frame, offset)| (frame.clone(), offset + at));
+            Some(Cell { chaining, place })
+        }));
+    }
+    cut
 }
 
 /// Tells if all bytes are zero. Compares with itself shifted by one: memcmp is faster than any loop of ours.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use types::VersionId;
 
-use super::batch::{Batch, CellDone, DoneData, Event, Job};
+use super::batch::{Batch, CellDone, DoneData, Event, Job, Shop};
+use super::compact::Emptied;
 use super::frames::{BuildUses, TreeFrames, TreeRef};
 use super::large::OpenLarge;
 use super::packs::Packs;
@@ -68,6 +69,8 @@ pub(super) struct Builder<'a> {
     packs: &'a Packs,
     cache: &'a Cache,
     lookup: &'a Lookup,
+    /// Nothing of them is used again.
+    emptied: &'a Emptied,
     pub(super) frames: TreeFrames<'a>,
     stack: Vec<OpenDir>,
     pub(super) large: Option<OpenLarge>,
@@ -87,17 +90,13 @@ pub(super) struct Made {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(
-        packs: &'a Packs,
-        cache: &'a Cache,
-        lookup: &'a Lookup,
-        zstd_level: i32,
-    ) -> Result<Self, TreeError> {
+    pub(super) fn new(shop: &'a Shop, cache: &'a Cache, emptied: &'a Emptied) -> Result<Self, TreeError> {
         Ok(Self {
-            packs,
+            packs: &shop.packs,
             cache,
-            lookup,
-            frames: TreeFrames::new(packs, cache, zstd_level)?,
+            lookup: &shop.lookup,
+            emptied,
+            frames: TreeFrames::new(&shop.packs, cache, shop.zstd_level)?,
             stack: Vec::new(),
             large: None,
             known: HashMap::new(),
@@ -290,6 +289,8 @@ impl<'a> Builder<'a> {
         }
         if let Some((old, extent)) = &dir.old
             && old.id == id
+            && !self.emptied.touch_extent(extent)
+            && !self.emptied.touch(&old.uses)
             && old
                 .places
                 .iter()

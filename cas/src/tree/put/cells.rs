@@ -8,7 +8,7 @@ use super::increment::Increment;
 use super::past::BaseFile;
 use super::scan::{Listed, large_facts};
 use crate::tree::error::TreeError;
-use crate::tree::filemap::{self, Cell, FRAME_CELLS, PageRef};
+use crate::tree::filemap::{self, CELL_LOG2_DEFAULT, CELL_LOG2_FINE, Cell, FRAME_CELLS, PageRef};
 use crate::tree::location::{Extent, PackUse};
 use crate::tree::stored::{MapPlace, Uses};
 
@@ -23,10 +23,13 @@ impl Increment<'_> {
         map: &MapPlace<Extent>,
         ranges: &[Range<u64>],
     ) -> Result<(), TreeError> {
-        let Listed { name, facts, .. } = listed;
-        let (size, cell_log2) = (facts.size, map.cell_log2);
+        let (size, cell_log2) = (listed.facts.size, map.cell_log2);
         let page_log2 = filemap::page_log2(cell_log2);
         let old_pages = self.past.runtime.block_on(self.past.fetch.pages(map, base.size, base.content))?;
+        if cell_log2 == CELL_LOG2_DEFAULT && self.is_updated_in_place(base, map, &old_pages, ranges)? {
+            return self.finer(dir, listed, linked, base, map, &old_pages);
+        }
+        let Listed { name, facts, .. } = listed;
         // A range is changed if something in it is named, or if it does not end where it did.
         let changed = |start: u64, log2: u32| {
             let end = (start + (1 << log2)).min(size);
@@ -44,6 +47,8 @@ impl Increment<'_> {
         if old_pages.len() > 1 {
             without(&map.root);
         }
+        let emptied = self.emptied.clone();
+        let again = emptied.touch(&uses);
         // What the pages that stay use is in the sums already; the others are counted again, cell by cell.
         let mut pages = Vec::new();
         for number in 0..filemap::pieces(base.size, page_log2).max(filemap::pieces(size, page_log2)) {
@@ -54,6 +59,7 @@ impl Increment<'_> {
                 && old_pages.len() > 1
                 && filemap::pieces(size, page_log2) > 1
                 && start < size
+                && !again
                 && !changed(start, page_log2)
             {
                 pages.push((start, Err(old.clone())));
@@ -99,10 +105,102 @@ impl Increment<'_> {
                         offset: start,
                         len: 0,
                         old: Vec::new(),
+                        old_log2: cell_log2,
                         done: Vec::new(),
                     };
                     self.page(&job, cells, &changed)?;
                 }
+            }
+        }
+        self.scanner.cutter.event(Event::LargeEnd)
+    }
+
+    /// Tells if a part of a large file changes now that changed before: then it lies in a frame with fewer cells than a
+    /// file's first frames have. Frames may be short for other reasons, too, which costs no more than smaller cells.
+    fn is_updated_in_place(
+        &self,
+        base: &BaseFile,
+        map: &MapPlace<Extent>,
+        pages: &[PageRef<Extent>],
+        ranges: &[Range<u64>],
+    ) -> Result<bool, TreeError> {
+        let page_log2 = filemap::page_log2(map.cell_log2);
+        let group = FRAME_CELLS << map.cell_log2;
+        let within = |range: &&Range<u64>| range.start < base.size && **range != (0..base.size);
+        for (number, page) in (0u64..).zip(pages) {
+            let start = number << page_log2;
+            let end = (start + (1 << page_log2)).min(base.size);
+            let mut here =
+                ranges.iter().filter(within).filter(|range| range.start < end && range.end > start);
+            if page.place.is_none() || here.next().is_none() {
+                continue;
+            }
+            let index = usize::try_from(number).expect("as many pages as are in memory");
+            let cells = self.past.runtime.block_on(self.past.fetch.cells(
+                map,
+                base.size,
+                base.content,
+                pages,
+                index,
+            ))?;
+            for (cell_number, cell) in (0u64..).zip(&cells) {
+                let at = start + (cell_number << map.cell_log2);
+                let touched =
+                    ranges.iter().any(|range| range.start < at + (1 << map.cell_log2) && range.end > at);
+                let whole = (at / group * group + group).min(base.size) - at / group * group;
+                if touched && cell.place.as_ref().is_some_and(|(frame, _)| u64::from(frame.raw_len) < whole) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Cuts a large file into smaller cells from now on. All of it is read once; what did not change is not stored again.
+    fn finer(
+        &mut self,
+        dir: &Arc<[u8]>,
+        listed: Listed,
+        linked: bool,
+        base: &BaseFile,
+        map: &MapPlace<Extent>,
+        old_pages: &[PageRef<Extent>],
+    ) -> Result<(), TreeError> {
+        let Listed { name, facts, .. } = listed;
+        let (meta, sparse) = large_facts(self.scanner.root, dir, &name, &facts)?;
+        let (size, cell_log2, uses) = (facts.size, CELL_LOG2_FINE, Uses::new());
+        self.scanner.cutter.event(Event::Large {
+            name: name.clone(),
+            linked,
+            sparse,
+            meta,
+            size,
+            cell_log2,
+            uses,
+        })?;
+        let (step, page_log2) = (FRAME_CELLS << map.cell_log2, filemap::page_log2(map.cell_log2));
+        for number in 0..filemap::pieces(size, page_log2) {
+            let index = usize::try_from(number).expect("as many pages as are in memory");
+            let old = if index < old_pages.len() {
+                self.old_cells(map, base, old_pages, index)?
+            } else {
+                Vec::new()
+            };
+            let mut old = old.into_iter();
+            let end = ((number + 1) << page_log2).min(size);
+            for offset in (number << page_log2..end).step_by(usize::try_from(step).expect("a mebibyte")) {
+                let cells = usize::try_from(FRAME_CELLS).expect("a few");
+                self.scanner.cutter.piece(PieceJob {
+                    dir: Arc::clone(dir),
+                    name: name.clone(),
+                    facts,
+                    cell_log2,
+                    offset,
+                    len: step.min(end - offset),
+                    old: old.by_ref().take(cells).map(|cell| self.emptied.without(cell)).collect(),
+                    old_log2: map.cell_log2,
+                    done: Vec::new(),
+                })?;
             }
         }
         self.scanner.cutter.event(Event::LargeEnd)
@@ -147,7 +245,7 @@ impl Increment<'_> {
             let len = (end - offset).min(1 << cell_log2);
             let cell = old.next().flatten();
             match cell {
-                Some(cell) if !changed(offset, cell_log2) => {
+                Some(cell) if !changed(offset, cell_log2) && !self.emptied.touch_cell(&cell) => {
                     if let Some(piece) = piece.take() {
                         self.scanner.cutter.piece(piece)?;
                     }
@@ -165,10 +263,11 @@ impl Increment<'_> {
                         offset,
                         len: 0,
                         old: Vec::new(),
+                        old_log2: job.cell_log2,
                         done: Vec::new(),
                     });
                     piece_now.len += len;
-                    piece_now.old.extend(cell);
+                    piece_now.old.extend(cell.map(|cell| self.emptied.without(cell)));
                     if piece_now.len >= FRAME_CELLS << cell_log2
                         && let Some(piece) = piece.take()
                     {

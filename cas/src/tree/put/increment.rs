@@ -9,6 +9,7 @@ use rustix::fs::FileType;
 use types::VolumePath;
 
 use super::batch::{Event, FileJob, join};
+use super::compact::Emptied;
 use super::past::{Base, BaseFile, Past};
 use super::scan::{Listed, Scanner, look};
 use crate::tree::changes::{ChildChange, DirChange};
@@ -22,6 +23,8 @@ use crate::tree::stored::{Data, Place, SLICE_MAX, StoredNode};
 pub(super) struct Increment<'a> {
     pub(super) past: Past<'a>,
     pub(super) scanner: Scanner<'a>,
+    /// What lies in these packs is stored again.
+    pub(super) emptied: Emptied,
 }
 
 impl Increment<'_> {
@@ -54,12 +57,19 @@ impl Increment<'_> {
         self.scanner.cutter.event(enter)?;
         let mut kept = 0..0;
         for (name, number) in union(&node, listed, &children) {
-            let child = children.remove(&name);
+            let mut child = children.remove(&name);
+            let mut again = false;
+            if child.as_ref().is_none_or(is_nothing)
+                && let Some(Some(number)) = number
+                && let Some(change) = self.stored_again(path, &node, number)?
+            {
+                (child, again) = (Some(change), true);
+            }
             if let (
                 None | Some(ChildChange::Directory(DirChange { relist: false, .. })),
                 Some(Some(number)),
                 true,
-            ) = (&child, &number, child.as_ref().is_none_or(is_nothing))
+            ) = (&child, &number, !again && child.as_ref().is_none_or(is_nothing))
             {
                 // Runs of names that are kept are one event.
                 if kept.end == *number {
@@ -95,6 +105,32 @@ impl Increment<'_> {
         }
         self.keep(kept)?;
         self.scanner.cutter.event(Event::Leave)
+    }
+
+    /// How to look at an entry that did not change, if something of it lies in a pack that is emptied.
+    fn stored_again(
+        &mut self,
+        path: &[u8],
+        node: &StoredNode,
+        number: usize,
+    ) -> Result<Option<ChildChange>, TreeError> {
+        if !self.emptied.touch(&node.uses) {
+            return Ok(None);
+        }
+        let place = &node.places[number];
+        if let Data::Directory(extent) = &place.data {
+            let below = self.past.below(node, number)?;
+            let touched = below.is_some_and(|(below, _)| self.emptied.touch(&below.uses));
+            let again = touched || self.emptied.touch_extent(extent);
+            return Ok(again.then(|| ChildChange::Directory(DirChange::default())));
+        }
+        if !self.emptied.touch_place(place) {
+            return Ok(None);
+        }
+        if place.linked {
+            self.scanner.links.keep_first(&join(path, &node.node.entries[number].name));
+        }
+        Ok(Some(ChildChange::Content { ranges: Some(Vec::new()), inline: None }))
     }
 
     fn keep(&mut self, kept: Range<usize>) -> Result<(), TreeError> {
@@ -219,14 +255,15 @@ impl Increment<'_> {
         }
         let Some(base) = base else { return self.scanner.file(dir, listed, linked) };
         let facts = listed.facts;
-        if facts.size == base.size && ranges.as_ref().is_some_and(Vec::is_empty) {
+        let again = self.emptied.touch_place(&base.place);
+        if facts.size == base.size && !again && ranges.as_ref().is_some_and(Vec::is_empty) {
             let xattrs = self.attributes(dir, &listed.name, &path)?;
             let item = Item::File { meta: facts.metadata(xattrs), size: base.size, content: base.content };
             let place = Place { linked, ..base.place };
             return self.scanner.cutter.event(Event::Item { name: listed.name, item, place });
         }
         if facts.size <= SLICE_MAX {
-            let old = Some((base.content, base.place));
+            let old = Some((base.content, base.place)).filter(|_| !again);
             let (dir, name) = (Arc::clone(dir), listed.name);
             return self.scanner.cutter.file(linked, FileJob { dir, name, facts, inline, old, done: None });
         }

@@ -24,6 +24,13 @@ pub(super) enum Links {
 }
 
 impl Links {
+    /// Notes that a name which nobody told of is the first, as it was before.
+    pub(super) fn keep_first(&mut self, path: &[u8]) {
+        if let Self::Told(roles) = self {
+            roles.entry(path.to_vec()).or_insert(Role::First);
+        }
+    }
+
     /// Returns the first name of the inode, if `path` is a later one.
     pub(super) fn first(&mut self, facts: &Facts, path: &[u8]) -> Result<Option<Vec<u8>>, TreeError> {
         if facts.links < 2 {

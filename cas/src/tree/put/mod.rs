@@ -3,6 +3,7 @@
 mod batch;
 mod build;
 mod cells;
+mod compact;
 mod frames;
 mod increment;
 mod large;
@@ -30,6 +31,7 @@ use types::{Domain, Hash, PackId};
 use self::batch::{Batch, Shop, Worker};
 pub(in crate::tree) use self::batch::{is_zero, join};
 use self::build::{Builder, Made};
+use self::compact::Emptied;
 use self::increment::Increment;
 use self::line::Line;
 use self::links::Links;
@@ -270,12 +272,14 @@ impl Put {
         {
             return Ok(Done::unchanged(tree.clone(), manifest.totals, 0, false));
         }
+        let emptied = parent.as_ref().map_or_else(Emptied::default, |parent| Emptied::of(&parent.packs));
+        self.shop.lookup.avoid(emptied.packs());
         let built = thread::scope(|scope| {
             for _ in 0..self.workers {
                 scope.spawn(|| stop_on_panic(&line, || self.work(&line)));
             }
-            scope.spawn(|| stop_on_panic(&line, || self.scan(&line)));
-            let built = self.build(&line, parent.as_deref());
+            scope.spawn(|| stop_on_panic(&line, || self.scan(&line, &emptied)));
+            let built = self.build(&line, parent.as_deref(), &emptied);
             if built.is_err() {
                 line.fail(TreeError::Stopped("the tree could not be written"));
             }
@@ -296,7 +300,7 @@ impl Put {
         Ok(())
     }
 
-    fn scan(&self, line: &Line<Batch>) -> Result<(), TreeError> {
+    fn scan(&self, line: &Line<Batch>, emptied: &Emptied) -> Result<(), TreeError> {
         let root = &self.shop.root;
         let seen = Links::Seen(HashMap::new());
         let mut scanner = Scanner { root, cutter: Cutter::new(line), links: seen };
@@ -312,7 +316,7 @@ impl Put {
                 let past = Past { fetch: &self.fetch, runtime: &self.runtime, root: base.clone() };
                 let (change, roles) = relink(&past, root.as_fd(), changes.clone())?;
                 scanner.links = Links::Told(roles);
-                let mut increment = Increment { past, scanner };
+                let mut increment = Increment { past, scanner, emptied: emptied.clone() };
                 increment.directory(&Arc::from(&b""[..]), b"", change, base)?;
                 increment.scanner.cutter.flush()?;
             }
@@ -321,9 +325,13 @@ impl Put {
         Ok(())
     }
 
-    fn build(&self, line: &Line<Batch>, parent: Option<&Manifest>) -> Result<Done, TreeError> {
-        let mut builder =
-            Builder::new(&self.shop.packs, &self.fetch.cache, &self.shop.lookup, self.shop.zstd_level)?;
+    fn build(
+        &self,
+        line: &Line<Batch>,
+        parent: Option<&Manifest>,
+        emptied: &Emptied,
+    ) -> Result<Done, TreeError> {
+        let mut builder = Builder::new(&self.shop, &self.fetch.cache, emptied)?;
         while let Some(batch) = line.next()? {
             builder.take(batch)?;
         }

@@ -259,7 +259,17 @@ impl Scanner<'_> {
         while offset < size {
             let len = step.min(size - offset);
             let (dir, name, old, done) = (Arc::clone(dir), name.clone(), Vec::new(), Vec::new());
-            self.cutter.piece(PieceJob { dir, name, facts, cell_log2, offset, len, old, done })?;
+            self.cutter.piece(PieceJob {
+                dir,
+                name,
+                facts,
+                cell_log2,
+                offset,
+                len,
+                old,
+                old_log2: cell_log2,
+                done,
+            })?;
             offset += len;
         }
         self.cutter.event(Event::LargeEnd)
