@@ -37,6 +37,8 @@ pub enum Target {
     Plus(f64),
     /// At most the limit.
     Limit,
+    /// Nothing: it stands beside the other for comparison.
+    Beside,
 }
 
 impl Figure {
@@ -52,6 +54,7 @@ impl Figure {
             Target::Times(times) => (limit_value * times, format!("<= {times} x {limit}")),
             Target::Plus(more) => (limit_value + more, format!("<= {limit} + {more} {unit}")),
             Target::Limit => (limit_value, format!("<= {limit}")),
+            Target::Beside => (f64::INFINITY, format!("beside {limit}")),
         };
         Self {
             group,

@@ -25,18 +25,29 @@ pub(crate) struct Source {
 }
 
 impl Bench {
-    /// Creates a volume in a dedup domain of its own and copies the data set into it.
+    /// Creates a volume with the data set in it, in this dedup domain.
     pub(crate) async fn filled_volume(&self, request: &str, domain: &str) -> Result<Source> {
+        self.volume_of(request, domain, "node-1", &self.data).await
+    }
+
+    /// Creates a volume on a node with a copy of a directory in it.
+    pub(crate) async fn volume_of(
+        &self,
+        request: &str,
+        domain: &str,
+        node: &str,
+        data: &Path,
+    ) -> Result<Source> {
         let request = CreateVolumeRequest {
             request_id: request.to_owned(),
             domain: domain.to_owned(),
             quota_bytes: Some(0),
-            node_hint: "node-1".to_owned(),
+            node_hint: node.to_owned(),
             ..CreateVolumeRequest::default()
         };
         let made = self.handle.hub().create_volume(request).await?.into_inner();
         let path = PathBuf::from(&made.path);
-        run(Command::new("cp").arg("-a").arg(self.data.join(".")).arg(&path))?;
+        run(Command::new("cp").arg("-a").arg(data.join(".")).arg(&path))?;
         let (files, bytes) = count(&path)?;
         btrfs::commit::sync_all(&Dir::open(&path)?)?;
         Ok(Source { id: made.volume_id, node: made.node, path, files, bytes })

@@ -7,12 +7,18 @@
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 mod bench;
+mod cost;
 mod csi;
+mod database;
 mod fork;
 mod list;
+mod sibling;
+mod similar;
 mod store;
 mod sweep;
 mod sync;
+mod tool;
+mod whole;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +44,9 @@ struct Arguments {
     /// A directory of real files, for fork, sync and store.
     #[arg(long)]
     data: Option<PathBuf>,
+    /// A directory of similar projects, as hack/w100 makes it.
+    #[arg(long, default_value = "")]
+    similar: PathBuf,
     /// Where pools and store go.
     #[arg(long, default_value = "/dev/shm")]
     place: PathBuf,
@@ -58,8 +67,20 @@ enum Group {
     Fork,
     /// One edited file against raw snapshots and store round trips.
     Sync,
-    /// First sync and restore against `btrfs send | zstd` and `btrfs receive`.
+    /// All of wake, whole, sibling, similar, database and cost.
     Store,
+    /// First sync and wake through the daemons, against `btrfs send | zstd` and `btrfs receive`.
+    Wake,
+    /// First sync and restore, against restic, borg, casync, tar and btrfs send.
+    Whole,
+    /// One file in a hundred changed: finding it, and a wake beside the relative.
+    Sibling,
+    /// Similar projects in one domain, against restic and borg.
+    Similar,
+    /// Postgres under pgbench, against its changed pages.
+    Database,
+    /// A long history; a cold read.
+    Cost,
     /// CSI clones, publications, and all of it beside a long restore, against the raw calls.
     Csi,
     /// Lists of many volumes on fake nodes.
@@ -73,7 +94,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let place = tempfile::Builder::new().prefix("opensail-bench-").tempdir_in(&arguments.place)?;
     let mut figures = Vec::new();
-    if [Group::Store, Group::Fork, Group::Sync].into_iter().any(|group| arguments.wants(group)) {
+    if ON_DATA.into_iter().any(|group| arguments.wants(group)) {
         figures.extend(on_data(&arguments, place.path()).await?);
     }
     if arguments.wants(Group::Csi) {
@@ -91,9 +112,26 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// What `store` stands for.
+const STORE: [Group; 6] =
+    [Group::Wake, Group::Whole, Group::Sibling, Group::Similar, Group::Database, Group::Cost];
+
+/// Groups that work on real files.
+const ON_DATA: [Group; 8] = [
+    Group::Fork,
+    Group::Sync,
+    Group::Wake,
+    Group::Whole,
+    Group::Sibling,
+    Group::Similar,
+    Group::Database,
+    Group::Cost,
+];
+
 impl Arguments {
     fn wants(&self, group: Group) -> bool {
-        self.groups.is_empty() || self.groups.contains(&group)
+        let named = |group| self.groups.contains(&group);
+        self.groups.is_empty() || named(group) || (STORE.contains(&group) && named(Group::Store))
     }
 }
 
@@ -104,6 +142,9 @@ async fn on_data(arguments: &Arguments, place: &Path) -> Result<Vec<Figure>> {
         arguments: vec!["--pool-size".to_owned(), POOL.to_owned()],
         ..Options::default()
     };
+    if arguments.wants(Group::Whole) {
+        whole::require_peers()?;
+    }
     let data = arguments.data.clone().context("these groups need --data; hack/bench gives it")?;
     let cluster =
         Cluster::start_with("bench", 2, options)?.context("this machine cannot run the benchmark")?;
@@ -118,10 +159,26 @@ async fn on_data(arguments: &Arguments, place: &Path) -> Result<Vec<Figure>> {
         arguments.repetitions,
     );
     let mut figures = Vec::new();
-    if arguments.wants(Group::Store) {
+    if arguments.wants(Group::Whole) {
+        figures.extend(shown(bench.whole(&source, arguments.repetitions)?));
+    }
+    if arguments.wants(Group::Cost) {
+        figures.extend(shown(bench.cold_read(&source)?));
+        figures.extend(shown(bench.history()?));
+    }
+    if arguments.wants(Group::Similar) {
+        figures.extend(shown(bench.similar(&projects(&arguments.similar)?).await?));
+    }
+    if arguments.wants(Group::Database) {
+        figures.extend(shown(bench.database().await?));
+    }
+    if arguments.wants(Group::Wake) {
         figures.extend(shown(bench.store(&source, arguments.repetitions).await?));
     }
     bench.sync(&source.id).await?;
+    if arguments.wants(Group::Sibling) {
+        figures.extend(shown(bench.sibling(&source).await?));
+    }
     if arguments.wants(Group::Fork) {
         figures.extend(shown(bench.fork(&source).await?));
     }
@@ -129,6 +186,15 @@ async fn on_data(arguments: &Arguments, place: &Path) -> Result<Vec<Figure>> {
         figures.extend(shown(bench.one_edit(&source).await?));
     }
     Ok(figures)
+}
+
+/// The projects in a directory, by name.
+fn projects(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("--similar {}", directory.display()))?;
+    let mut found: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    found.retain(|path| path.join("node_modules").is_dir() && path.extension().is_none());
+    found.sort();
+    Ok(found)
 }
 
 /// Prints what a group found as soon as it has, so that a later one that fails takes nothing with it.

@@ -1,0 +1,112 @@
+//! One file in a hundred changed: what finding it takes, and waking the volume where its relative is.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use btrfs::Dir;
+use proto::hub::{EnsureCachedRequest, ForkVolumeRequest, HibernateVolumeRequest};
+use tests::figures::{Figure, Target, median, millis};
+
+use crate::bench::{Bench, Source, pool_of, pool_path};
+
+const GROUP: &str = "sibling";
+const ROUNDS: usize = 5;
+
+impl Bench {
+    /// A fork with one file in a hundred changed: found, synced, put to sleep, and woken beside its source.
+    pub(crate) async fn sibling(&self, source: &Source) -> Result<Vec<Figure>> {
+        let request = ForkVolumeRequest {
+            request_id: "bench-sibling".to_owned(),
+            source_volume_id: source.id.clone(),
+            node_hint: source.node.clone(),
+            ..ForkVolumeRequest::default()
+        };
+        let fork = self.handle.hub().fork_volume(request).await?.into_inner();
+        let (pool, path) = (pool_of(source)?, PathBuf::from(&fork.path));
+        let (base, changed) = ("bench-sibling-base", "bench-sibling-changed");
+        pool.snapshot(&Dir::open(&path)?, base, true, None)?;
+        let files = change(&path, 100)?;
+        let started = Instant::now();
+        pool.snapshot(&Dir::open(&path)?, changed, true, None)?;
+        btrfs::commit::commit(&pool)?;
+        let commit = started.elapsed();
+        let root = pool_path(source);
+        let find = Command::new(std::env::current_exe()?.with_file_name("examples").join("find_changes"))
+            .arg(root.join(base))
+            .arg(root.join(changed))
+            .output()?;
+        ensure!(find.status.success(), "{}", String::from_utf8_lossy(&find.stderr));
+        let find: serde_json::Value = serde_json::from_slice(&find.stdout)?;
+        pool.delete_subvolume(base)?;
+        pool.delete_subvolume(changed)?;
+
+        let synced = self.sync(&fork.volume_id).await?;
+        let mut woken = Vec::new();
+        for _ in 0..ROUNDS {
+            let sleep = HibernateVolumeRequest { volume_id: fork.volume_id.clone() };
+            self.handle.hub().hibernate_volume(sleep).await?;
+            let wake = EnsureCachedRequest {
+                volume_id: fork.volume_id.clone(),
+                candidates: vec![source.node.clone()],
+                ..EnsureCachedRequest::default()
+            };
+            let started = Instant::now();
+            self.handle.hub().ensure_cached(wake).await?;
+            woken.push(started.elapsed());
+        }
+        self.delete(fork.volume_id).await?;
+        let found = find["cpu_seconds"].as_f64().context("it tells its time")? * 1e3;
+        #[expect(clippy::cast_precision_loss, reason = "megabytes")]
+        let sent = synced.bytes_uploaded as f64 / 1e6;
+        Ok(vec![
+            Figure::new(
+                GROUP,
+                format!("{files} of {} files changed: finding them, CPU", source.files),
+                (found, "ms"),
+                ("15 ms", 15.0),
+                Target::Limit,
+            ),
+            Figure::new(GROUP, "their sync sends", (sent, "MB"), ("nothing", 0.0), Target::Beside),
+            Figure::new(
+                GROUP,
+                "wake beside the relative, hub RPC p50",
+                (millis(median(&woken)), "ms"),
+                ("100 ms", 100.0),
+                Target::Limit,
+            ),
+            Figure::new(
+                GROUP,
+                "the same",
+                (millis(median(&woken)), "ms"),
+                ("snapshot and commit, which the figure for finding leaves out", millis(commit)),
+                Target::Beside,
+            ),
+        ])
+    }
+}
+
+/// Appends a line to one regular file in `every`; returns to how many.
+fn change(root: &std::path::Path, every: usize) -> Result<usize> {
+    let (mut queue, mut files) = (vec![root.to_owned()], Vec::new());
+    while let Some(next) = queue.pop() {
+        for entry in fs::read_dir(&next)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                queue.push(entry.path());
+            } else if entry.file_type()?.is_file() && entry.metadata()?.len() < 64 << 10 {
+                files.push(entry.path());
+            }
+        }
+    }
+    files.sort();
+    let chosen = files.iter().step_by(every);
+    let count = chosen.len();
+    for path in chosen {
+        fs::OpenOptions::new().append(true).open(path)?.write_all(b"\n// changed\n")?;
+    }
+    Ok(count)
+}
