@@ -7,6 +7,7 @@ mod compact;
 mod frames;
 mod increment;
 mod large;
+mod level;
 mod line;
 mod links;
 mod packs;
@@ -33,6 +34,7 @@ pub(in crate::tree) use self::batch::{is_zero, join};
 use self::build::{Builder, Made};
 use self::compact::Emptied;
 use self::increment::Increment;
+use self::level::Running;
 use self::line::Line;
 use self::links::Links;
 use self::packs::Packs;
@@ -56,7 +58,7 @@ const LINE_FOR_A_WORKER: usize = 8;
 /// How a tree is written.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
-    /// The zstd level of all frames.
+    /// The zstd level of all frames; 1 at most while more puts run than there are processors.
     pub zstd_level: i32,
     /// A pack is closed when it has this many bytes.
     pub pack_bytes: usize,
@@ -150,6 +152,7 @@ impl Writer {
     /// written. The caller holds a session's operation from before this call until a record names the version.
     /// A directory that is written to meanwhile is an error: put a read-only snapshot.
     pub async fn put(&self, root: OwnedFd, parent: Option<Parent>) -> Result<Written, TreeError> {
+        let running = Running::start(self.options.zstd_level);
         let (sender, mut packs) = mpsc::channel(1);
         let fetch = Fetch::new(Arc::clone(self.store.objects()), Arc::clone(&self.cache));
         let lookup = Lookup::new(self.dedup.clone(), fetch.clone(), self.domain.clone(), Handle::current());
@@ -165,7 +168,7 @@ impl Writer {
             )),
             known: Mutex::default(),
             hooks: Mutex::default(),
-            zstd_level: self.options.zstd_level,
+            zstd_level: running.level(),
         };
         let base = parent.as_ref().map(|parent| parent.tree.clone());
         let job =
