@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cas::tree::{AskHooks, Dedup, DedupIndex, Writer, Written};
+use cas::tree::{AskHooks, Dedup, DedupIndex, SharedPacks, Writer, Written};
 use cas::{Operation, VersionRef};
 use futures::FutureExt as _;
 use proto::hub::hub_client::HubClient;
@@ -30,6 +30,8 @@ const HOOKS_PER_MESSAGE: usize = 16_384;
 #[derive(Debug)]
 pub struct KnownBytes {
     index: Arc<DedupIndex>,
+    /// Packs that the volumes of a tick fill together.
+    packs: SharedPacks,
     hub: Option<HubClient<Channel>>,
     /// The hub answered lately: one that does not is not asked, so that no sync waits for it.
     attached: Arc<AtomicBool>,
@@ -39,7 +41,12 @@ impl KnownBytes {
     /// Knows nothing yet. `hub` is its address.
     pub(crate) fn new(hub: Option<&str>) -> Self {
         let hub = hub.and_then(|hub| proto::client::channel(hub).ok()).map(proto::client::hub);
-        Self { index: DedupIndex::new(INDEX_BYTES), hub, attached: Arc::default() }
+        Self {
+            index: DedupIndex::new(INDEX_BYTES),
+            packs: SharedPacks::default(),
+            hub,
+            attached: Arc::default(),
+        }
     }
 
     /// The index.
@@ -108,7 +115,9 @@ impl Node {
             Dedup { index: Arc::clone(known.index()), witness: operation.witness(), ask: known.ask() };
         let (store, session, cache) =
             (self.store().clone(), operation.session().clone(), Arc::clone(self.cache()));
-        Writer::new(store, session, domain.clone(), cache, Default::default()).deduplicating(dedup)
+        Writer::new(store, session, domain.clone(), cache, Default::default())
+            .deduplicating(dedup)
+            .sharing(known.packs.clone())
     }
 
     /// Fills the index of a domain that nothing is known of, from the versions that its volumes here grew from.

@@ -26,6 +26,14 @@ impl Operation {
 }
 
 impl Witness {
+    /// Tells if a reference to a pack is proven already: this operation keeps it, or looked it up.
+    pub fn proves(&self, pack: &PackId) -> bool {
+        let holds = self.session.holds();
+        let Some(open) = holds.operations.get(&self.operation) else { return false };
+        let own = pack.session == self.session.id() && pack.seq >= open.hold.low;
+        own && holds.acknowledged.contains(pack) || open.confirmed.contains(pack)
+    }
+
     /// Looks a pack up in the store, now. Returns its length, if a reference to it may be written: it is there, and the
     /// operation's pin allows it.
     ///

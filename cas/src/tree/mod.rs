@@ -56,7 +56,7 @@ pub use manifest::{Manifest, PackNeeded};
 pub(crate) use moved::MAX_HOPS;
 pub use node::{Entry, Item, Metadata, Node, Xattr, tree_order};
 pub use pack::{Footer, FooterError, PACK_END, PACK_MAGIC, PACK_MAX, PackedFrame};
-pub use put::{Parent, WriteOptions, Writer, Written};
+pub use put::{Parent, SharedPacks, WriteOptions, Writer, Written};
 pub use read::{Found, FoundKind, Reader};
 pub use restore::{RestoreOptions, Restored};
 pub use stored::Totals;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use cas::gc::{Gc, Phase};
-use cas::objects::{Condition, MemoryStore, Objects};
-use cas::tree::{AskHooks, Dedup, DedupIndex};
+use cas::objects::{CallKind, Condition, Fault, FaultStore, MemoryStore, Objects};
+use cas::tree::{AskHooks, Dedup, DedupIndex, SharedPacks};
 use cas::{Cache, Operation, Reader, Session, Store, VersionRef, WriteOptions, Writer, Written};
 use futures::FutureExt as _;
 use types::{Domain, Hash, Nonce, PackId, PoolId, Rev, SystemClock};
@@ -21,6 +21,7 @@ struct Node {
     index: Arc<DedupIndex>,
     cache: Arc<Cache>,
     ask: Option<AskHooks>,
+    packs: SharedPacks,
 }
 
 impl Node {
@@ -29,7 +30,14 @@ impl Node {
             Store::create_or_open(Arc::clone(objects), Arc::new(SystemClock)).await.unwrap().into_inner();
         let session =
             Session::join(&store, PoolId::random(), 1, &"node".parse().unwrap(), "host").await.unwrap();
-        Self { store, session, index: DedupIndex::new(8 << 20), cache: Cache::new(16 << 20), ask: None }
+        Self {
+            store,
+            session,
+            index: DedupIndex::new(8 << 20),
+            cache: Cache::new(16 << 20),
+            ask: None,
+            packs: SharedPacks::default(),
+        }
     }
 
     async fn put(&self, domain: &str, path: &Path) -> (Written, Operation) {
@@ -38,7 +46,9 @@ impl Node {
         let dedup = Dedup { index: Arc::clone(&self.index), witness, ask: self.ask.clone() };
         let (store, session, cache) = (self.store.clone(), self.session.clone(), Arc::clone(&self.cache));
         let domain: Domain = domain.parse().unwrap();
-        let writer = Writer::new(store, session, domain, cache, WriteOptions::default()).deduplicating(dedup);
+        let writer = Writer::new(store, session, domain, cache, WriteOptions::default())
+            .deduplicating(dedup)
+            .sharing(self.packs.clone());
         (writer.put(open(path), None).await.unwrap(), operation)
     }
 
@@ -285,4 +295,59 @@ async fn sparse_and_linked_directories_are_not_taken_for_plain_ones() {
     let blocks =
         std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(target.path().join("dir/file")).unwrap());
     assert_eq!(blocks, 0, "the second had a hole");
+}
+
+/// Small trees that have nothing in common.
+fn small_trees(count: u32) -> Vec<tempfile::TempDir> {
+    let tree = |number| {
+        let dir = tempfile::tempdir().unwrap();
+        for file in 0..20 {
+            std::fs::write(dir.path().join(file.to_string()), noise(number * 100 + file, 900)).unwrap();
+        }
+        dir
+    };
+    (0..count).map(tree).collect()
+}
+
+async fn put_together(node: &Node, trees: &[tempfile::TempDir]) -> Vec<(Written, Operation)> {
+    futures::future::join_all(trees.iter().map(|tree| node.put("a", tree.path()))).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn puts_that_run_at_once_share_packs_and_each_is_whole() {
+    let node = Node::new(&store()).await;
+    let trees = small_trees(8);
+    let written = put_together(&node, &trees).await;
+    let packs: u64 = written.iter().map(|(written, _)| written.objects_written).sum();
+    assert!(packs < 8, "{packs} packs for eight small trees");
+    for (written, operation) in &written {
+        node.whole(&written.tree).await;
+        assert!(operation.witness().proves(&written.tree.manifest.pack), "a record may name it");
+    }
+    // A pack of others' frames, too: the next version of one of them starts from it.
+    let (again, _again) = node.put("a", trees[3].path()).await;
+    assert_eq!(again.tree.version, written[3].0.tree.version);
+    node.whole(&again.tree).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_shared_pack_that_is_not_stored_is_told_to_all() {
+    let faults = FaultStore::new(Arc::new(MemoryStore::default()));
+    let node = Node::new(&(Arc::new(faults.clone()) as Arc<dyn Objects>)).await;
+    faults.every(CallKind::Put, "pack/", Fault::Precondition);
+    let trees = small_trees(4);
+    let puts = trees.iter().map(|tree| async {
+        let operation = node.session.begin().unwrap();
+        let dedup = Dedup { index: Arc::clone(&node.index), witness: operation.witness(), ask: None };
+        let (store, session, cache) = (node.store.clone(), node.session.clone(), Arc::clone(&node.cache));
+        let domain: Domain = "a".parse().unwrap();
+        let writer = Writer::new(store, session, domain, cache, WriteOptions::default())
+            .deduplicating(dedup)
+            .sharing(node.packs.clone());
+        writer.put(open(tree.path()), None).await
+    });
+    for put in futures::future::join_all(puts).await {
+        put.unwrap_err();
+    }
+    assert!(node.index.is_empty(), "what was not acknowledged is not known");
 }

@@ -222,7 +222,7 @@ async fn a_long_history_of_small_changes_names_few_packs() {
             // The large file in its stead: a cell of it goes into the pack of this sync.
             let open = std::fs::OpenOptions::new().write(true).open(source.join("large")).unwrap();
             std::os::unix::fs::FileExt::write_all_at(&open, &number.to_le_bytes(), number << 14).unwrap();
-            (None, Some(vec![number << 14..(number << 14) + 8]))
+            (None, Some(std::iter::once(number << 14..(number << 14) + 8).collect()))
         } else {
             std::fs::write(&path, format!("change {number}").repeat(200)).unwrap();
             (Some(format!("file-{file}").into_bytes()), None)

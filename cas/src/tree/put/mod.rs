@@ -14,6 +14,7 @@ mod packs;
 mod past;
 mod relink;
 mod scan;
+mod shared;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -41,6 +42,8 @@ use self::packs::Packs;
 use self::past::Past;
 use self::relink::relink;
 use self::scan::{Cutter, Scanner};
+pub use self::shared::SharedPacks;
+use self::shared::{Departure, Share, Waiting};
 use super::cache::Cache;
 use super::changes::Changes;
 use super::dedup::{Dedup, Known, KnownDir, Lookup};
@@ -116,6 +119,7 @@ pub struct Writer {
     cache: Arc<Cache>,
     options: WriteOptions,
     dedup: Option<Dedup>,
+    sharing: Option<SharedPacks>,
 }
 
 impl fmt::Debug for Writer {
@@ -136,7 +140,7 @@ impl Writer {
         cache: Arc<Cache>,
         options: WriteOptions,
     ) -> Self {
-        Self { store, session, domain, cache, options, dedup: None }
+        Self { store, session, domain, cache, options, dedup: None, sharing: None }
     }
 
     /// Stores nothing that is known to be stored in the writer's domain, and learns what it stores. A put then has to be
@@ -144,6 +148,13 @@ impl Writer {
     #[must_use]
     pub fn deduplicating(self, dedup: Dedup) -> Self {
         Self { dedup: Some(dedup), ..self }
+    }
+
+    /// Lets puts that store little fill packs together with others of the domain that run at the same time. Only a writer
+    /// that is deduplicating does.
+    #[must_use]
+    pub fn sharing(self, packs: SharedPacks) -> Self {
+        Self { sharing: Some(packs), ..self }
     }
 
     /// Puts the directory `root` into the store and returns its version, when every pack of it was acknowledged.
@@ -165,6 +176,7 @@ impl Writer {
                 Handle::current(),
                 sender,
                 self.options.pack_bytes,
+                self.share(),
             )),
             known: Mutex::default(),
             hooks: Mutex::default(),
@@ -206,8 +218,12 @@ impl Writer {
                 else => break,
             }
         }
-        let Done { tree, totals, changed, files_changed, full_scan, known, dirs, hooks } =
+        let Done { tree, totals, changed, files_changed, full_scan, known, dirs, hooks, shared } =
             made.unwrap_or(Err(TreeError::Stopped("its thread went away")))?;
+        if let (Some((waiting, departure)), Some(dedup)) = (shared, &self.dedup) {
+            objects_written += self.shared(&waiting, departure, dedup).await?;
+            bytes_uploaded += waiting.used();
+        }
         // Every upload was answered: only now does this count as stored.
         if let Some(dedup) = &self.dedup {
             dedup.index.learn(&self.domain, known, dirs);
@@ -230,6 +246,38 @@ impl Writer {
     }
 }
 
+impl Writer {
+    fn share(&self) -> Option<Share> {
+        let sharing = self.sharing.as_ref().filter(|_| self.dedup.is_some())?;
+        Some(sharing.join(&self.session, &self.domain))
+    }
+
+    /// Waits until a shared pack is stored, or stores it. Returns how many objects this wrote.
+    async fn shared(
+        &self,
+        waiting: &Waiting,
+        departure: Option<Departure>,
+        dedup: &Dedup,
+    ) -> Result<u64, TreeError> {
+        let departure = match departure {
+            Some(departure) => Some(departure),
+            None => waiting.answered().await?,
+        };
+        let sent = u64::from(departure.is_some());
+        if let Some(departure) = departure {
+            let stored = self.session.put_pack(&departure.id, departure.bytes.clone()).await;
+            departure.answer(stored.is_ok());
+            stored?;
+        }
+        // Its name may be older than this operation, which then does not protect it by itself.
+        let id = waiting.id();
+        if !dedup.witness.proves(id) && dedup.witness.confirm(id).await?.is_none() {
+            return Err(TreeError::Stopped("a pack that it shares may not be named any more"));
+        }
+        Ok(sent)
+    }
+}
+
 /// What the threads of a put made.
 #[derive(Debug)]
 struct Done {
@@ -242,13 +290,15 @@ struct Done {
     known: Vec<Known>,
     dirs: Vec<KnownDir>,
     hooks: Vec<Hash>,
+    /// The pack that it has frames in together with others, and the pack itself if this put has to send it.
+    shared: Option<(Waiting, Option<Departure>)>,
 }
 
 impl Done {
     /// The parent's version once more. What was placed on the way was not sent.
     fn unchanged(tree: VersionRef, totals: Totals, files_changed: u64, full_scan: bool) -> Self {
-        let (known, dirs, hooks) = Default::default();
-        Self { tree, totals, changed: false, files_changed, full_scan, known, dirs, hooks }
+        let (known, dirs, hooks, shared) = Default::default();
+        Self { tree, totals, changed: false, files_changed, full_scan, known, dirs, hooks, shared }
     }
 }
 
@@ -356,6 +406,7 @@ impl Put {
             known: self.shop.stored(),
             dirs,
             hooks,
+            shared: self.shop.packs.shared(),
         })
     }
 }

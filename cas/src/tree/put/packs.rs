@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 use types::{Domain, PackId};
 
+use super::shared::{Departure, Share, Waiting};
 use crate::Session;
 use crate::tree::error::TreeError;
 use crate::tree::frame::{Frame, FrameKind, HEADER_LEN};
@@ -27,6 +28,9 @@ struct Inner {
     /// Tree frames, once there is more than one pack: a listing then reads no data.
     tree: Option<Open>,
     closed: BTreeMap<Arc<PackId>, u64>,
+    /// The first frames go into a pack with those of others, where there is one.
+    share: Option<Share>,
+    shared: Option<(Waiting, Option<Departure>)>,
 }
 
 /// The packs of one put.
@@ -47,10 +51,12 @@ impl Packs {
         runtime: Handle,
         uploads: Sender<(Arc<PackId>, Bytes)>,
         target: usize,
+        share: Option<Share>,
     ) -> Self {
         // A frame on top of a full pack must still fit the hard limit.
         let target = target.clamp(1 << 16, PACK_MAX / 2);
-        Self { inner: Mutex::new(Inner::default()), session, domain, runtime, uploads, target }
+        let inner = Inner { share, ..Inner::default() };
+        Self { inner: Mutex::new(inner), session, domain, runtime, uploads, target }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -61,6 +67,13 @@ impl Packs {
     pub(super) fn place(&self, frame: &Frame) -> Result<Location, TreeError> {
         let stored = HEADER_LEN + frame.payload.len();
         let mut inner = self.lock();
+        if let Some(mut share) = inner.share.take() {
+            if let Some(location) = share.place(frame, &self.runtime)? {
+                inner.share = Some(share);
+                return Ok(location);
+            }
+            inner.shared = share.step_aside().map(|waiting| (waiting, None));
+        }
         let apart =
             frame.header.kind != FrameKind::Data && (inner.tree.is_some() || !inner.closed.is_empty());
         let full = {
@@ -112,9 +125,17 @@ impl Packs {
     /// Closes what is still open.
     pub(super) fn finish(&self) -> Result<(), TreeError> {
         let mut inner = self.lock();
+        if let Some(share) = inner.share.take() {
+            inner.shared = share.leave();
+        }
         let open = [inner.data.take(), inner.tree.take()];
         drop(inner);
         open.into_iter().flatten().try_for_each(|open| self.send(open))
+    }
+
+    /// What became of the pack that was shared, once everything is placed.
+    pub(super) fn shared(&self) -> Option<(Waiting, Option<Departure>)> {
+        self.lock().shared.take()
     }
 
     /// Returns the length of a pack that was closed in this put.
