@@ -25,7 +25,9 @@ async fn stored() -> (MemoryStore, Place, VersionRef) {
     let mut large = vec![0; 1_500_000];
     blake3::Hasher::new().update(b"noise").finalize_xof().fill(&mut large);
     std::fs::write(source.join("large"), &large).unwrap();
-    std::fs::write(source.join("one-frame"), &large[..100_000]).unwrap();
+    let mut one_frame = vec![0; 100_000];
+    blake3::Hasher::new().update(b"other noise").finalize_xof().fill(&mut one_frame);
+    std::fs::write(source.join("one-frame"), &one_frame).unwrap();
     let tree = place.put(&source).await.tree;
     (objects, place, tree)
 }

@@ -20,10 +20,7 @@ impl Bench {
              BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes; ",
             borg.display()
         );
-        shell(
-            &format!("restic -q init -r {}", quote(&restic))
-                .replace("restic", "RESTIC_PASSWORD=bench restic"),
-        )?;
+        shell(&format!("{environment}restic -q init -r {}", quote(&restic)))?;
         shell(&format!("{environment}borg init -e none {}", quote(&borg)))?;
         let (mut stored, mut first, mut files, mut bytes) = (0, 0, 0, 0);
         for (number, project) in projects.iter().enumerate() {
