@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cas::tree::RestoreOptions;
 use nix::errno::Errno;
@@ -27,6 +28,10 @@ use super::{FilesService, LiveVolumes};
 
 /// Names of this form below the root are restores in progress.
 const STAGING_PREFIX: &str = ".opensail-restore.";
+
+/// How often the rest of an earlier restore is removed again while its threads still write, and how long they are given.
+const SWEEPS: u32 = 200;
+const SWEEP_PAUSE: Duration = Duration::from_millis(10);
 
 /// The name of the part in its staging directory.
 const PART: &str = "part";
@@ -207,11 +212,16 @@ fn make_parent(root: &Root, parent: &Parent) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes a staging directory and all that is in it, without following anything.
+/// Removes a staging directory and all that is in it, without following anything. The threads of a restore whose caller
+/// has gone may still be writing the file that they had in hand.
 fn sweep(root: &Root, name: &[u8]) -> Result<(), Error> {
     let top = root.directory(&VolumePath::ROOT)?;
-    match delete(&top, name, true) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(Error::os("remove the rest of a restore in", &VolumePath::ROOT)(errno)),
+    for attempt in 1.. {
+        match delete(&top, name, true) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::ENOTEMPTY) if attempt < SWEEPS => std::thread::sleep(SWEEP_PAUSE),
+            Err(errno) => return Err(Error::os("remove the rest of a restore in", &VolumePath::ROOT)(errno)),
+        }
     }
+    unreachable!("the last attempt returns")
 }
