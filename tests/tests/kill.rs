@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use proto::hub::{
@@ -24,6 +24,9 @@ use tests::tree::{Content, Tree, compare};
 
 /// A call that a kill interrupted is repeated until it is answered; after this long something is wedged.
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
+
+/// How long a call is thought to take before one was seen.
+const FIRST_GUESS: Duration = Duration::from_millis(10);
 
 /// The reader's cache, below the size of what is read.
 const CACHE_BYTES: usize = 16 << 20;
@@ -63,6 +66,8 @@ struct Run {
     kills: usize,
     kills_inside: BTreeMap<Op, usize>,
     done: BTreeMap<Op, usize>,
+    /// How long a call of each kind took when it was last left alone: where in it a kill falls is drawn from that.
+    took: BTreeMap<Op, Duration>,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,6 +87,7 @@ async fn every_acknowledged_version_survives_kills_at_random_points() -> Result<
         kills: 0,
         kills_inside: BTreeMap::new(),
         done: BTreeMap::new(),
+        took: BTreeMap::new(),
     };
     while run.kills < kills {
         run.step().await.with_context(|| format!("seed {seed}, after {} kills", run.kills))?;
@@ -119,6 +125,7 @@ impl Run {
         let finished = Arc::new(AtomicBool::new(false));
         let finished_setter = Arc::clone(&finished);
         let cluster = self.cluster.handle();
+        let started = Instant::now();
         let attempt = tokio::spawn(async move {
             let answer = running.send(&cluster).await;
             finished_setter.store(true, Ordering::SeqCst);
@@ -126,9 +133,10 @@ impl Run {
         });
         let mut victims = Vec::new();
         if wanted {
-            let longest = if matches!(op, Op::Write) { 3_000 } else { 60_000 };
-            tokio::time::sleep(Duration::from_micros(self.rng.random_range(0..longest))).await;
+            let longest = self.took.get(&op).copied().unwrap_or(FIRST_GUESS);
+            let pause = longest.mul_f64(self.rng.random_range(0.0..1.0));
             victims = self.draw_victims(&volume).await;
+            tokio::time::sleep(pause.saturating_sub(started.elapsed())).await;
             if !finished.load(Ordering::SeqCst) {
                 *self.kills_inside.entry(op).or_default() += 1;
             }
@@ -138,6 +146,9 @@ impl Run {
             }
         }
         let first = attempt.await?;
+        if victims.is_empty() && first.is_ok() {
+            self.took.insert(op, started.elapsed());
+        }
         if wanted {
             println!("{op:?} {call:?}: killed {victims:?}, first answer {}", first.is_ok());
         }
