@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use proto::csi::v1::{ListSnapshotsRequest, ListVolumesRequest};
@@ -173,7 +173,9 @@ async fn demand11_kills_at_any_point_leave_no_mount_subvolume_group_or_snapshot(
     let rounds = std::env::var("CSI_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let fresh = left(&cluster, "node-1")?;
     // A life without any kill first.
+    let calm = Instant::now();
     life(&cluster, "calm").await?;
+    let calm = calm.elapsed();
     nothing_left(&cluster, &fresh).await?;
     let mut killed = BTreeMap::<&str, u32>::new();
     for round in 0..rounds {
@@ -181,7 +183,8 @@ async fn demand11_kills_at_any_point_leave_no_mount_subvolume_group_or_snapshot(
         let living = life(&cluster, &name);
         tokio::pin!(living);
         loop {
-            let pause = Duration::from_millis(rand::rng().random_range(0..700));
+            // Somewhere in a life: half of one is short enough that most meet a kill.
+            let pause = calm.mul_f64(rand::rng().random_range(0.0..0.5));
             tokio::select! {
                 lived = &mut living => {
                     lived.with_context(|| name.clone())?;
