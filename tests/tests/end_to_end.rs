@@ -132,7 +132,9 @@ fn a_volume_sleeps_and_wakes_on_the_other_node_with_every_kind_of_file(kind: Kin
     let slept = cluster.json(&["hibernate", "shop"])?;
     assert_eq!((&slept["node"], &slept["version"]), (&Value::Null, &synced["version"]));
     assert!(!Path::new(text(&created, "path")?).exists(), "a sleeping volume keeps nothing on its node");
-    let refused = cluster.refused(&["cat", "shop:plain"])?;
+    // It is read without being woken, and not written.
+    assert_eq!(cluster.cat("shop:plain")?, fs::read(kept.path().join("tree/plain"))?);
+    let refused = cluster.refused(&["write", "shop:plain"])?;
     assert_eq!(refused.code, 3);
     assert!(refused.words.contains("sailctl wake shop"), "{}", refused.words);
     let woken = cluster.json(&["wake", "shop", "--node", &other(&cluster, &node)])?;
