@@ -250,3 +250,29 @@ async fn a_long_history_of_small_changes_names_few_packs() {
     place.restore(&tree, &target).await.unwrap();
     assert_eq!(std::fs::read(target.join("dir-9/other-name")).unwrap(), b"3".repeat(300));
 }
+
+#[tokio::test]
+async fn that_a_file_far_down_has_another_name_is_known_to_all_directories_above_it() {
+    let place = Place::new().await;
+    let source = place.new_dir("source");
+    std::fs::create_dir_all(source.join("a/b")).unwrap();
+    std::fs::create_dir(source.join("x")).unwrap();
+    std::fs::write(source.join("a/b/first"), vec![7; 50_000]).unwrap();
+    let mut tree = place.put(&source).await.tree;
+    let steps: [fn(&Path); 2] = [
+        |source| std::fs::hard_link(source.join("a/b/first"), source.join("x/other")).unwrap(),
+        // The other name is the path of the first, so this changes it too.
+        |source| std::fs::rename(source.join("a"), source.join("m")).unwrap(),
+    ];
+    for step in steps {
+        let before = walk(&source);
+        step(&source);
+        let changes = changes(&before, &walk(&source));
+        let increment = place.put_changes(&source, &tree, changes.clone()).await;
+        assert_eq!(increment.tree.version, place.put(&source).await.tree.version, "{changes:#?}");
+        tree = increment.tree;
+    }
+    let target = place.new_dir("target");
+    place.restore(&tree, &target).await.unwrap();
+    assert_eq!(differences_no_root(&source, &target), "");
+}

@@ -39,6 +39,18 @@ struct BuiltPlace {
     built: Built,
 }
 
+impl BuiltPlace {
+    /// Tells if this is what `old` says beside the identity. A directory that was stored again, though it is the same, has
+    /// other flags somewhere below it: whoever goes on with the old one would not see them.
+    fn stands_as(&self, old: &Place<Extent>) -> bool {
+        let below = match (&self.built, &old.data) {
+            (Built::Directory(new), Data::Directory(old)) => matches!(new, TreeRef::At(new) if new == old),
+            _ => true,
+        };
+        below && (self.linked, self.sparse) == (old.linked, old.sparse)
+    }
+}
+
 /// A directory that is not finished.
 #[derive(Debug)]
 struct OpenDir {
@@ -283,25 +295,21 @@ impl<'a> Builder<'a> {
     fn finish_dir(&mut self, dir: &OpenDir) -> Result<Finished, TreeError> {
         let mut bytes = dir.node.encode();
         let id = VersionId(*blake3::hash(&bytes).as_bytes());
-        let key = (id, dir.flags);
-        if let Some(known) = self.known.get(&key) {
+        // Of a directory with a base the flags below what was kept are not known, so it is taken for no other.
+        let key = dir.base.is_none().then_some((id, dir.flags));
+        if let Some(known) = key.and_then(|key| self.known.get(&key)) {
             return Ok(known.clone());
         }
         if let Some((old, extent)) = &dir.old
             && old.id == id
             && !self.emptied.touch_extent(extent)
             && !self.emptied.touch(&old.uses)
-            && old
-                .places
-                .iter()
-                .zip(&dir.places)
-                .all(|(old, new)| (old.linked, old.sparse) == (new.linked, new.sparse))
+            && old.places.iter().zip(&dir.places).all(|(old, new)| new.stands_as(old))
         {
             let (tree, uses) = (TreeRef::At(extent.clone()), BuildUses::of(old.uses.clone()));
             return Ok(Finished { id, tree, totals: old.totals, uses, flags: dir.flags });
         }
-        // Of a directory with a base the flags below what was kept are not known.
-        if dir.base.is_none()
+        if let Some(key) = key
             && let Some((node, extent)) = self.lookup.directory(id, dir.flags.value())
         {
             let (tree, uses) = (TreeRef::At(extent), BuildUses::of(node.uses.clone()));
@@ -315,7 +323,7 @@ impl<'a> Builder<'a> {
         Draft { node: &dir.node, places: &places, totals: dir.totals, uses: &uses, own }.put(&mut bytes);
         let tree = self.frames.append(&bytes)?;
         let finished = Finished { id, tree, totals: dir.totals, uses: dir.uses.clone(), flags: dir.flags };
-        if dir.base.is_none() {
+        if let Some(key) = key {
             self.remember(key, &finished);
         }
         Ok(finished)
