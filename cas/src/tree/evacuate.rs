@@ -129,8 +129,7 @@ fn prove(
     bytes: &Bytes,
     run: &[(u32, u32)],
 ) -> Result<Vec<(u32, Frame)>, TreeError> {
-    let mut decompressor =
-        Decompressor::new().map_err(|source| TreeError::io("prepare to decompress", b"", source))?;
+    let mut decompressor = Decompressor::default();
     let mut frames = Vec::with_capacity(run.len());
     for (offset, len) in run {
         let at = usize::try_from(u64::from(*offset) - start).expect("a place in a pack");

@@ -226,9 +226,7 @@ pub(crate) fn damaged(location: &Location, reason: &'static str) -> TreeError {
 }
 
 pub(super) fn open(location: &Location, stored: &[u8], kind: FrameKind) -> Result<Bytes, TreeError> {
-    let mut decompressor =
-        Decompressor::new().map_err(|source| TreeError::io("prepare to decompress", b"", source))?;
-    let (found, raw) = decompressor
+    let (found, raw) = Decompressor::default()
         .open(location, stored)
         .map_err(|source| TreeError::Damaged { location: location.clone(), source })?;
     if found == kind { Ok(Bytes::from(raw)) } else { Err(damaged(location, "a frame is of another kind")) }

@@ -147,8 +147,10 @@ impl Compressor {
     }
 }
 
-/// Decompresses frames; keeps its context.
-pub(crate) struct Decompressor(zstd::bulk::Decompressor<'static>);
+/// Decompresses frames; keeps its context, which costs more to make than a small frame to read: so it is made for the
+/// first frame that is compressed.
+#[derive(Default)]
+pub(crate) struct Decompressor(Option<zstd::bulk::Decompressor<'static>>);
 
 impl std::fmt::Debug for Decompressor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -157,10 +159,6 @@ impl std::fmt::Debug for Decompressor {
 }
 
 impl Decompressor {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        zstd::bulk::Decompressor::new().map(Self)
-    }
-
     /// Unpacks the frame that `stored` is, and proves that it holds what its header says. `location` says how long it
     /// must be.
     pub(crate) fn open(
@@ -200,10 +198,18 @@ impl Decompressor {
         let raw_len = usize::try_from(header.raw_len).map_err(|_| bad("a frame is too long"))?;
         let raw = match header.codec {
             Codec::Raw => payload.to_vec(),
-            Codec::Zstd => {
-                self.0.decompress(payload, raw_len).map_err(|_| bad("a frame cannot be decompressed"))?
-            }
+            Codec::Zstd => self
+                .context()
+                .and_then(|context| context.decompress(payload, raw_len))
+                .map_err(|_| bad("a frame cannot be decompressed"))?,
         };
         if raw.len() == raw_len { Ok(raw) } else { Err(bad("a frame holds less than its header says")) }
+    }
+
+    fn context(&mut self) -> std::io::Result<&mut zstd::bulk::Decompressor<'static>> {
+        if self.0.is_none() {
+            self.0 = Some(zstd::bulk::Decompressor::new()?);
+        }
+        Ok(self.0.as_mut().expect("it was made above"))
     }
 }

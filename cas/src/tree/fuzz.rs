@@ -35,7 +35,7 @@ pub(super) fn decode_everything(bytes: &[u8]) {
     drop(Footer::read(bytes, bytes.len() as u64));
     drop(Footer::read(bytes, 1 << 40));
     drop(Footer::reindex(bytes));
-    drop(Decompressor::new().unwrap().open(&own, bytes));
+    drop(Decompressor::default().open(&own, bytes));
     let mut take = super::codec::Take::new(bytes);
     drop(location::FrameTable::take(&mut take, vec![pack(1)]));
 }
@@ -165,7 +165,7 @@ fn unpack(pack: &[u8], frame: &super::pack::PackedFrame) -> Option<Vec<u8>> {
     let location =
         Location { pack: self::pack(1), offset: frame.offset, stored_len, raw_len: frame.header.raw_len };
     let stored = pack.get(start..start + stored_len as usize)?;
-    Decompressor::new().unwrap().open(&location, stored).ok().map(|(_, raw)| raw)
+    Decompressor::default().open(&location, stored).ok().map(|(_, raw)| raw)
 }
 
 #[test]

@@ -97,8 +97,7 @@ pub(crate) fn whole_frames(pack: &Arc<PackId>, bytes: &[u8]) -> Result<BTreeSet<
         Ok(footer) => footer.frames,
         Err(_) => Footer::reindex(bytes),
     };
-    let mut decompressor =
-        Decompressor::new().map_err(|source| TreeError::io("prepare to decompress", b"", source))?;
+    let mut decompressor = Decompressor::default();
     let mut whole = BTreeSet::new();
     for frame in frames {
         let location = Location {

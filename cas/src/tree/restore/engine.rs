@@ -129,11 +129,10 @@ where
             self.0.queue.close();
         }
     }
-    let workers = (0..workers).map(|_| Worker::new(site)).collect::<Result<Vec<_>, _>>()?;
     thread::scope(|scope| {
         let close = Close(site);
-        for mut worker in workers {
-            scope.spawn(move || worker.run());
+        for _ in 0..workers {
+            scope.spawn(move || Worker::new(site).run());
         }
         let mut walker =
             Walk { site, fetch, runtime, ranges, window: Window::default(), before: None, part: None };

@@ -87,7 +87,7 @@ pub(super) struct Site {
 impl Site {
     /// Looks at one frame outside of the line of workers: where a verification picks up the pieces of a cut pack.
     pub(super) fn check_alone(&self, unit: &FrameUnit, stored: &[u8]) {
-        if let Err(error) = Worker::new(self).and_then(|mut worker| worker.frame(unit, stored)) {
+        if let Err(error) = Worker::new(self).frame(unit, stored) {
             self.failures.report(error);
         }
     }
@@ -104,10 +104,8 @@ pub(super) struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    pub(super) fn new(site: &'a Site) -> Result<Self, TreeError> {
-        let decompressor =
-            Decompressor::new().map_err(|source| TreeError::io("prepare to decompress", b"", source))?;
-        Ok(Self { site, decompressor, dir: None, large: None })
+    pub(super) fn new(site: &'a Site) -> Self {
+        Self { site, decompressor: Decompressor::default(), dir: None, large: None }
     }
 
     /// Works until the queue is closed and empty. After a failure units are only taken, so that nobody waits for them.
