@@ -107,6 +107,28 @@ impl History {
 
     fn judge(&mut self, author: Option<SessionId>, after: Record, now: Timestamp, grace_seconds: u64) {
         let before = self.records.get(&after.id);
+        crate::trace(|| {
+            let content = |record: &Record| -> Vec<BTreeSet<u32>> {
+                record
+                    .head_tips()
+                    .values()
+                    .filter_map(|version| self.contents.get(version))
+                    .cloned()
+                    .collect()
+            };
+            let was = before.map(|(before, _)| (before.owner, content(before)));
+            format!(
+                "{} rev {} by {author:?}: owner {:?}, epoch {}, {:?}, head {:?}, branches {:?}, {} entries; was {was:?}",
+                after.id,
+                after.rev.0,
+                after.owner,
+                after.epoch.0,
+                after.state,
+                content(&after),
+                after.branches.keys(),
+                after.entries.len()
+            )
+        });
         self.check_whole(&after, "a write of the record");
         if after.state != State::Purged {
             // I2: what was acknowledged stays: events are never thinned.

@@ -9,6 +9,7 @@
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
     clippy::await_holding_lock,
+    clippy::print_stderr,
     reason = "a test that cannot go on says where; a schedule has one thread, and the judge waits for nothing"
 )]
 
@@ -34,6 +35,13 @@ use judge::{Counts, History};
 use process::{Process, files, lead, open, settings};
 use types::{MemberName, PoolId, VolumePath};
 use world::{World, domain, id, new_record};
+
+/// With `RECORD_TRACE=1` the steps of processes and the writes of records are told, for a schedule that failed.
+fn trace(what: impl FnOnce() -> String) {
+    if std::env::var_os("RECORD_TRACE").is_some() {
+        eprintln!("{}", what());
+    }
+}
 
 async fn found(store: &Store, judge: &judge::Judge) {
     let session = Session::join(store, PoolId::random(), 1, &"founder".parse().unwrap(), "").await.unwrap();

@@ -140,29 +140,35 @@ impl Process {
         Ok(manifest.packs.iter().map(|needed| PackId::clone(&needed.pack)).collect())
     }
 
+    /// A restore of ours that was not answered is over before anything is built on what it did. Returns the head.
+    async fn settle_restore(&mut self, volume: &VolumeId) -> Result<Option<VersionRef>, Error> {
+        self.session.settle().await?;
+        let record = cas::record::read(&self.store, volume).await?;
+        let head = record.as_ref().and_then(|record| record.value.head_entry());
+        let head = head.and_then(|entry| entry.heads.get(&MemberName::data()).cloned());
+        if let (Some(copy), Some(head)) = (self.copies.get_mut(volume), &head)
+            && copy.restoring.take().is_some_and(|target| target == head.version)
+        {
+            // The swap that had not happened: live is what the record says.
+            copy.live = self.history.lock().unwrap().contents[&head.version].clone();
+            copy.base = head.clone();
+        }
+        Ok(head)
+    }
+
     /// Publishes one more write, on top of whatever the record has of ours.
     async fn publish(&mut self, volume: &VolumeId) -> Result<(), Error> {
         let operation = self.session.begin()?;
         if !self.copies.contains_key(volume) {
             return Ok(());
         }
-        // A restore of ours that was not answered is over before anything is built on what it did.
-        self.session.settle().await?;
-        let record = cas::record::read(&self.store, volume).await?;
-        let head = record.as_ref().and_then(|record| record.value.head_entry());
-        let head = head.and_then(|entry| entry.heads.get(&MemberName::data()).cloned());
+        let head = self.settle_restore(volume).await?;
         let write = {
             let mut history = self.history.lock().unwrap();
             history.next_write += 1;
             history.next_write
         };
         let Some(copy) = self.copies.get_mut(volume) else { return Ok(()) };
-        if let (Some(target), Some(head)) = (copy.restoring.take(), &head)
-            && target == head.version
-        {
-            // The swap that had not happened: live is what the record says.
-            copy.live = self.history.lock().unwrap().contents[&target].clone();
-        }
         copy.live.insert(write);
         // Base turns to the head, if that is one of ours.
         if let Some(head) = head.filter(|head| copy.snaps.contains(&head.version)) {
@@ -281,6 +287,7 @@ impl Process {
     /// Takes the head back to any entry; what was before is a branch.
     async fn restore(&mut self, volume: &VolumeId) -> Result<(), Error> {
         let operation = self.session.begin()?;
+        self.settle_restore(volume).await?;
         let record = cas::record::get(&self.store, volume).await?.value;
         let Some(copy) = self.copies.get_mut(volume) else { return Ok(()) };
         if record.entries.is_empty() {
@@ -331,6 +338,7 @@ impl Process {
             match Session::resume(&self.store, id, Some(self.session.nonce())).await {
                 Ok(Resumed::Live(session)) => {
                     self.session = session;
+                    self.settle_sent().await;
                     break;
                 }
                 Ok(Resumed::Fenced | Resumed::Stolen | Resumed::Gone) => {
@@ -345,6 +353,22 @@ impl Process {
             }
         }
         *self.judge.author.lock().unwrap() = Some(self.session.id());
+    }
+
+    /// What the process before this one sent and did not hear of may still arrive, until the record has a new state. A start
+    /// sees to it before it serves the volume.
+    async fn settle_sent(&mut self) {
+        let me = self.session.id();
+        for volume in self.copies.keys().cloned().collect::<Vec<_>>() {
+            while self.copies.get(&volume).is_some_and(|copy| copy.restoring.is_some()) {
+                turns(3).await;
+                match cas::update::touch(&self.store, &me, &volume).await {
+                    Ok(_) => drop(self.settle_restore(&volume).await),
+                    Err(Error::NoVolume { .. } | Error::Gone { .. }) => break,
+                    Err(_) => {}
+                }
+            }
+        }
     }
 
     /// After a new session: what is listed nowhere becomes an orphan, and the rest is taken again when it is wanted.
@@ -374,7 +398,8 @@ impl Process {
                 let held: Vec<&VolumeId> = self.copies.keys().collect();
                 volume = held[self.random.random_range(0..held.len())].clone();
             }
-            let done = match self.random.random_range(0..24) {
+            let what = self.random.random_range(0..24);
+            let done = match what {
                 0..10 if self.copies.contains_key(&volume) => self.publish(&volume).await,
                 0..12 if !self.copies.contains_key(&volume) => self.acquire(&volume).await,
                 12 | 13 => self.session.raise().await.map(drop),
@@ -398,7 +423,7 @@ impl Process {
                 22 if step > 12 && self.random.random_range(0..12) == 0 => return self,
                 _ => Ok(()),
             };
-            drop(done);
+            crate::trace(|| format!("{} step {step} ({what}) on {volume} or {any}: {done:?}", self.name));
             let raised = if step % 4 == 0 { self.session.raise().await.map(drop) } else { Ok(()) };
             let beat = self.session.beat().await.map(drop);
             for beat in [raised, beat] {
