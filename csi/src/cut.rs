@@ -16,6 +16,7 @@ use proto::node::{self as wire, SealGroupRequest, SealGroupResponse, SealVersion
 use tonic::{Request, Response, Status};
 use types::{RequestId, VersionId, VolumeId};
 
+use crate::deaths::{self, Point};
 use crate::error::Error;
 use crate::local::{self, Marks, Taken};
 use crate::locks::VolumeGuard;
@@ -206,10 +207,16 @@ fn take_together(root: &Dir, volumes: &[VolumeId]) -> Result<Vec<(Marks, Taken, 
         Ok((marks, taken, transaction))
     };
     let results: Vec<Result<(Marks, Taken, u64), Error>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = volumes.iter().map(|id| scope.spawn(move || take(id))).collect();
+        let deaths = deaths::here();
+        let spawn = |id| {
+            let deaths = deaths.clone();
+            scope.spawn(move || deaths.enter(|| take(id)))
+        };
+        let threads: Vec<_> = volumes.iter().map(spawn).collect();
         let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined.map(|joined| joined.unwrap_or(Err(Error::Panicked { operation: "a snapshot" }))).collect()
     });
+    deaths::pass(Point::GroupTaken)?;
     if results.iter().all(Result::is_ok) {
         return results.into_iter().collect();
     }

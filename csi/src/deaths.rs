@@ -43,12 +43,16 @@ points! {
     SnapshotNamed,
     /// A snapshot that is not needed is gone.
     SnapshotDropped,
+    /// The snapshots of a group are taken; whether in one transaction is not known.
+    GroupTaken,
     /// `base` leads to another snapshot.
     BaseSet,
     /// The facts of a copy are written.
     AboutSet,
     /// The kernel keeps another limit.
     Limited,
+    /// A directory has its property, those above it have not.
+    PropertySet,
     /// A live tree is out of sight, and not deleted.
     LiveHidden,
     /// A live tree is deleted, the rest of its directory not.
@@ -98,6 +102,11 @@ impl fmt::Debug for Deaths {
 thread_local! {
     /// Whose door this thread has gone through.
     static HERE: RefCell<Option<Deaths>> = const { RefCell::new(None) };
+}
+
+/// Whose door this thread has gone through, for threads that it starts: what they do is counted there too.
+pub(crate) fn here() -> Deaths {
+    HERE.with_borrow(Clone::clone).unwrap_or_default()
 }
 
 /// Passes a point.

@@ -16,6 +16,7 @@ use proto::settings::{COMPRESSION, QUOTA_CLASS, SYNC_INTERVAL};
 use tonic::{Request, Response, Status};
 use types::{Classify as _, Epoch, Kind, VolumeId};
 
+use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::local;
 use crate::node::Node;
@@ -173,7 +174,10 @@ fn compress(directory: &Dir, value: &str, depth: usize) -> Result<u64, Error> {
         rustix::fs::fsetxattr(directory.as_fd(), PROPERTY, wanted, rustix::fs::XattrFlags::empty())
     };
     match set {
-        Ok(()) | Err(rustix::io::Errno::NODATA) => Ok(changed),
+        Ok(()) | Err(rustix::io::Errno::NODATA) => {
+            pass(Point::PropertySet)?;
+            Ok(changed)
+        }
         Err(errno) => Err(Error::Io { doing: "setting how a directory is compressed", source: errno.into() }),
     }
 }

@@ -1,202 +1,27 @@
 //! Dying at every call to the store, before and after it happens, and after every step on the pool, in each operation;
 //! then a new life on the same pool. Nothing that was answered is lost, nothing half-made is left, and the same request
-//! again ends well. Each test prints the places where it died; [`STEPS`] says which steps must be among them, and that
-//! none exists that no operation dies at.
+//! again ends well. Each test prints the places where it died; [`world::STEPS`] says which steps must be among them, and that
+//! none exists that no operation dies at. Operations on records alone are in `cas/tests/crashes.rs`.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::drop_non_drop, reason = "tests")]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod several;
+mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use cas::Store;
-use cas::objects::{CallKind, Fault, FaultStore, crashes};
-use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request};
+use cas::objects::{CallKind, Fault};
+use common::{TestPool, fork, has_btrfs, head, id, live, names, request};
 use csi::deaths::Point;
 use csi::node::Node;
 use csi::restore::Wanted;
 use csi::seal::SealRequest;
 use csi::sync::SyncRequest;
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use types::Change;
-
-/// One life of the process: whatever it still does at its end stops there.
-fn life<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let result = runtime.block_on(work);
-    // Calls into the kernel end by themselves, as they would after a kill.
-    runtime.shutdown_timeout(Duration::from_secs(20));
-    result
-}
-
-struct World {
-    pool: TestPool,
-    store: Store,
-    faults: Arc<FaultStore>,
-    /// What the volume's tree is when nothing more is written.
-    copy: tempfile::TempDir,
-}
-
-type Operation = fn(Arc<Node>, String) -> BoxFuture<'static, ()>;
-type Check = fn(&World, Arc<Node>, String) -> BoxFuture<'_, ()>;
-
-impl World {
-    fn new() -> Self {
-        let (store, faults) = life(common::store());
-        Self { pool: TestPool::new("node-a"), store, faults, copy: tempfile::tempdir().unwrap() }
-    }
-
-    /// A volume with a durable version and something written after it.
-    async fn prepare(&self, node: &Arc<Node>, name: &str) {
-        node.create(request(name)).await.unwrap();
-        let path = live(node, name);
-        fill(&path);
-        node.sync(&id(name), SyncRequest::plain()).await.unwrap();
-        std::fs::write(path.join("README"), "changed after the sync\n").unwrap();
-        std::fs::remove_file(path.join("src/deep/file-7")).unwrap();
-        self.remember(&path);
-    }
-
-    fn remember(&self, path: &Path) {
-        let status = std::process::Command::new("rsync")
-            .args(["-aHAXS", "--delete"])
-            .arg(format!("{}/", path.display()))
-            .arg(format!("{}/", self.copy.path().display()))
-            .status();
-        assert!(status.unwrap().success());
-    }
-
-    fn assert_same(&self, node: &Node, name: &str) {
-        let different = differences(self.copy.path(), &live(node, name));
-        assert_eq!(different, "", "{name}");
-    }
-
-    /// Gives the volume up and takes it again, so that what is compared came from the store.
-    async fn assert_durable(&self, node: &Arc<Node>, name: &str) {
-        node.release(&id(name), false).await.unwrap();
-        node.acquire(&id(name), false).await.unwrap();
-        self.assert_same(node, name);
-    }
-
-    /// Dies at each call of `operation` and at each of its steps on the pool, then lives again and checks.
-    fn enumerate(&self, what: &str, prepare: Operation, operation: Operation, check: Check) {
-        let (calls, steps) = life(async {
-            let node = self.pool.start(&self.store).await;
-            let name = format!("{what}-dry");
-            self.prepare(&node, &name).await;
-            prepare(Arc::clone(&node), name.clone()).await;
-            self.faults.reset();
-            node.pool().deaths().plan(None, || {});
-            operation(Arc::clone(&node), name.clone()).await;
-            let (calls, steps) = (self.faults.counts().calls(), node.pool().deaths().visited());
-            check(self, node, name).await;
-            (calls, steps)
-        });
-        let (_, expected) = STEPS.iter().find(|(name, _)| *name == what).unwrap();
-        for step in *expected {
-            assert!(steps.contains(step), "{what} does not pass {step:?}: {steps:?}");
-        }
-        let mut died = 0;
-        for (index, fault) in crashes(calls) {
-            let side = if fault == Fault::DieBefore { "before" } else { "after" };
-            let plan = |_: &Node| self.faults.at_call(index, fault);
-            died += u64::from(self.die(&format!("{what}-{index}-{side}"), prepare, operation, check, plan));
-        }
-        assert!(died >= calls, "{what}: died {died} times at {calls} calls");
-        let mut died_at_steps = 0;
-        for (index, step) in steps.iter().enumerate() {
-            let faults = Arc::clone(&self.faults);
-            let plan = |node: &Node| node.pool().deaths().plan(Some(index), move || faults.kill());
-            let name = format!("{what}-step-{index}-{step:?}").to_ascii_lowercase();
-            died_at_steps += usize::from(self.die(&name, prepare, operation, check, plan));
-        }
-        assert_eq!(died_at_steps, steps.len(), "{what}: {steps:?}");
-        let kinds: BTreeSet<&Point> = steps.iter().collect();
-        eprintln!(
-            "{what}: died {died} times at {calls} calls, and after each of {} steps on the pool ({} of {} that exist)",
-            steps.len(),
-            kinds.len(),
-            Point::ALL.len(),
-        );
-    }
-
-    /// One life that ends as planned, and the one after it. Returns whether the first one died.
-    fn die(
-        &self,
-        name: &str,
-        prepare: Operation,
-        operation: Operation,
-        check: Check,
-        plan: impl FnOnce(&Node),
-    ) -> bool {
-        let name = name.to_owned();
-        let died = life(async {
-            let node = self.pool.start(&self.store).await;
-            self.prepare(&node, &name).await;
-            prepare(Arc::clone(&node), name.clone()).await;
-            self.faults.reset();
-            plan(&node);
-            let work = tokio::spawn(operation(Arc::clone(&node), name.clone()));
-            self.faults.until_death(work).await.is_none()
-        });
-        self.faults.heal();
-        self.faults.revive();
-        life(async {
-            let node = self.pool.start(&self.store).await;
-            assert!(names(node.pool().path().join("staging")).is_empty(), "{name}");
-            check(self, Arc::clone(&node), name.clone()).await;
-            assert!(names(node.pool().path().join("staging")).is_empty(), "{name}");
-            let left = names(node.pool().path().join("volumes").join(&name));
-            assert!(left.is_empty() || left == ["about", "base", "data", "snap"], "{name}: {left:?}");
-            // The next point begins with an empty pool.
-            for volume in node.volumes().all() {
-                node.delete(&volume.id).await.unwrap();
-            }
-        });
-        died
-    }
-}
-
-/// The steps that an operation must at least pass.
-const STEPS: &[(&str, &[Point])] = &[
-    (
-        "sync",
-        &[
-            Point::SnapshotTaken,
-            Point::SnapshotNamed,
-            Point::CommitBegun,
-            Point::Committed,
-            Point::BaseSet,
-            Point::PlaceDeleted,
-        ],
-    ),
-    ("nested", &[Point::CloneRooted, Point::CloneNested, Point::SnapshotTaken]),
-    (
-        "create",
-        &[
-            Point::DirectoryMade,
-            Point::GroupMade,
-            Point::StagedEmpty,
-            Point::AboutSet,
-            Point::SnapshotNamed,
-            Point::BaseSet,
-            Point::MovedIn,
-            Point::Limited,
-        ],
-    ),
-    ("fork", &[Point::DirectoryMade, Point::GroupMade, Point::AboutSet, Point::BaseSet, Point::Planted]),
-    ("release", &[Point::SnapshotNamed, Point::LiveHidden, Point::LiveDeleted]),
-    ("acquire", &[Point::StagedEmpty, Point::SnapshotTaken, Point::MovedIn, Point::Committed]),
-    ("restore", &[Point::BesideLive, Point::Exchanged, Point::BaseSet, Point::OldDeleted]),
-    ("delete", &[Point::SnapshotNamed, Point::LiveHidden, Point::LiveDeleted]),
-    ("seal", &[Point::SnapshotTaken, Point::SnapshotDropped]),
-    ("template", &[Point::StagedClone, Point::TemplateWrapped, Point::TemplateSealed, Point::TemplatePlaced]),
-    ("prefetch", &[Point::SnapshotTaken, Point::Unstaged, Point::SnapshotNamed, Point::BaseSet]),
-    ("quota", &[Point::Limited, Point::AboutSet, Point::Committed]),
-];
+use world::{Operation, STEPS, World, life, nothing};
 
 #[test]
 fn no_step_on_the_pool_is_there_at_which_no_operation_dies() {
@@ -209,10 +34,6 @@ fn no_step_on_the_pool_is_there_at_which_no_operation_dies() {
     let never: Vec<_> = Point::ALL.iter().filter(|point| !of.contains_key(point)).collect();
     assert!(never.is_empty(), "{never:?}");
     eprintln!("{} of {} points are in operations that die at them", of.len(), Point::ALL.len());
-}
-
-fn nothing(_: Arc<Node>, _: String) -> BoxFuture<'static, ()> {
-    async {}.boxed()
 }
 
 #[test]
