@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use proto::files::files_client::FilesClient;
@@ -21,6 +22,12 @@ use crate::machines::Machines;
 use crate::require;
 use crate::tree::Content;
 
+/// Where files are in memory.
+const MEMORY: &str = "/dev/shm";
+
+/// A process that was killed ends when what it does in the kernel ends.
+const GONE: Duration = Duration::from_secs(60);
+
 /// How a test wants its cluster.
 #[derive(Debug, Default)]
 pub struct Options {
@@ -34,6 +41,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Each node is a machine of its own, with its own mounts.
     pub machines: bool,
+    /// A directory of our own is in memory, where this machine has files in memory.
+    pub memory: bool,
 }
 
 /// A running cluster. Dropping it stops the daemons and takes the pools down.
@@ -46,6 +55,7 @@ pub struct Cluster {
     machines: Option<Machines>,
     /// Keeps a directory of our own until the daemons are gone.
     temporary: Option<tempfile::TempDir>,
+    kept: bool,
 }
 
 /// Ways into a cluster that tasks can share.
@@ -76,7 +86,11 @@ impl Cluster {
         }
         let temporary = match &options.directory {
             Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix(&format!("opensail-{name}-")).tempdir()?),
+            None => {
+                let place = Path::new(if options.memory { MEMORY } else { "" });
+                let place = if place.is_dir() { place.to_owned() } else { std::env::temp_dir() };
+                Some(tempfile::Builder::new().prefix(&format!("opensail-{name}-")).tempdir_in(place)?)
+            }
         };
         let directory = match (&options.directory, &temporary) {
             (Some(directory), _) => directory.clone(),
@@ -105,6 +119,7 @@ impl Cluster {
             handle,
             machines,
             temporary,
+            kept: false,
         }))
     }
 
@@ -153,7 +168,7 @@ impl Cluster {
             if socket.exists() {
                 return Ok((controller, socket));
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         anyhow::bail!(
             "the CSI controller does not come up; see controller.log in {}",
@@ -161,12 +176,24 @@ impl Cluster {
         )
     }
 
-    /// Ends a daemon (a node's name, or `hub`) with SIGKILL.
+    /// Ends a daemon (a node's name, or `hub`) with SIGKILL, at once, and returns when it is gone. (`dev kill` would take as
+    /// long to start as many a call takes.)
     ///
     /// # Errors
-    /// It cannot be killed.
+    /// It does not run, or does not end.
     pub fn kill(&self, daemon: &str) -> Result<()> {
-        self.dev(&["dev", "kill", daemon])
+        let file = self.directory.join("run").join(format!("{daemon}.pid"));
+        let process: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+        let pid = process["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.with_context(|| format!("{} names no process", file.display()))?;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            .with_context(|| format!("kill {daemon}"))?;
+        let killed = Instant::now();
+        while is_there(pid) {
+            ensure!(killed.elapsed() < GONE, "{daemon} (pid {pid}) does not end; see dmesg");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Starts a daemon that was killed, and waits until it is live.
@@ -234,6 +261,11 @@ impl Cluster {
         scrape(address.with_context(|| format!("{node} is no machine"))?)
     }
 
+    /// Leaves the daemons and pools where `KEEP` is `failed`: something went wrong that somebody will want to look at.
+    pub fn has_failed(&mut self) {
+        self.kept = std::env::var("KEEP").is_ok_and(|value| value == "failed");
+    }
+
     /// The log of a daemon.
     ///
     /// # Errors
@@ -257,7 +289,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         // KEEP=1 leaves the daemons and pools for inspection; `sailctl dev down --purge` ends them.
-        if std::env::var("KEEP").is_ok_and(|value| value == "1") {
+        if self.kept || std::env::var("KEEP").is_ok_and(|value| value == "1") {
             eprintln!("kept: {}", self.directory.display());
             self.machines.iter_mut().for_each(Machines::keep);
             drop(self.temporary.take().map(tempfile::TempDir::keep));
@@ -370,7 +402,7 @@ pub async fn unix_channel(path: &Path) -> Result<Channel> {
         if let Ok(channel) = endpoint.connect().await {
             return Ok(channel);
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     anyhow::bail!("nothing listens on {}", path.display())
 }
@@ -397,6 +429,15 @@ fn dev(
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
+}
+
+/// Tells if a process is there, and not only its remains. The state follows the name in brackets; a leader that is a zombie
+/// says nothing of its threads, which is the twentieth field.
+fn is_there(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let (state, threads) = (fields.next(), fields.nth(16).and_then(|threads| threads.parse::<u32>().ok()));
+    !matches!((state, threads), (Some("Z" | "X"), Some(0 | 1)))
 }
 
 /// Finds a binary that was built beside the running test.

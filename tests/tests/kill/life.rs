@@ -1,10 +1,4 @@
-//! SIGKILL at random points of a loop of create, write, sync, fork, snapshot, restore, take-over and delete.
-//! Afterwards every acknowledged version restores byte-equal, and every live tree is what was last acknowledged.
-//!
-//! The bounded form runs with the other tests. The long one: `KILLS=500 cargo test -p tests --test kill`.
-//! `KILL_SEED` repeats a schedule as far as timing allows.
-
-#![expect(clippy::print_stdout, reason = "the seed and the counts are what a person needs of it")]
+//! One cluster's life: calls, kills among them, and what must be there afterwards.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,17 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use proto::hub::{
-    CreateVolumeRequest, DeleteVolumeRequest, EnsureCachedRequest, ForkVolumeRequest, GetVolumeRequest,
-    ListEntriesRequest, RestoreVolumeRequest, SnapshotVolumeRequest, TriggerSyncRequest,
-};
+use proto::hub::{EnsureCachedRequest, GetVolumeRequest};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tests::cluster::Cluster;
 use tests::tree::{Content, Tree, compare};
 
+use crate::call::{Answer, Call, Op};
+use crate::tally::{Moment, Tally};
+
 /// A call that a kill interrupted is repeated until it is answered; after this long something is wedged.
 const ANSWER_WITHIN: Duration = Duration::from_secs(90);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a call is thought to take before one was seen.
 const FIRST_GUESS: Duration = Duration::from_millis(10);
@@ -34,20 +31,8 @@ const CACHE_BYTES: usize = 16 << 20;
 /// The rolling snapshots of a volume are five; the test takes no more, so that none is thinned by rule.
 const SNAPSHOTS: usize = 5;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Op {
-    Create,
-    Write,
-    Sync,
-    Fork,
-    Snapshot,
-    Restore,
-    TakeOver,
-    Delete,
-}
-
 #[derive(Debug, Default)]
-struct Volume {
+pub(crate) struct Volume {
     files: Tree,
     /// The last acknowledged durable state, which a take-over brings back.
     durable: Tree,
@@ -58,57 +43,23 @@ struct Volume {
 }
 
 #[derive(Debug)]
-struct Run {
-    cluster: Cluster,
+pub(crate) struct Life {
+    pub(crate) cluster: Cluster,
     rng: SmallRng,
     volumes: BTreeMap<String, Volume>,
     requests: u64,
-    kills: usize,
-    kills_inside: BTreeMap<Op, usize>,
-    done: BTreeMap<Op, usize>,
     /// How long a call of each kind took when it was last left alone: where in it a kill falls is drawn from that.
     took: BTreeMap<Op, Duration>,
+    pub(crate) tally: Tally,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_acknowledged_version_survives_kills_at_random_points() -> Result<()> {
-    let Some(cluster) = Cluster::start("kill", 2)? else { return Ok(()) };
-    let kills: usize = std::env::var("KILLS").ok().map_or(Ok(40), |text| text.parse())?;
-    let seed: u64 = match std::env::var("KILL_SEED") {
-        Ok(text) => text.parse()?,
-        Err(_) => rand::random(),
-    };
-    println!("KILL_SEED={seed} KILLS={kills}");
-    let mut run = Run {
-        cluster,
-        rng: SmallRng::seed_from_u64(seed),
-        volumes: BTreeMap::new(),
-        requests: 0,
-        kills: 0,
-        kills_inside: BTreeMap::new(),
-        done: BTreeMap::new(),
-        took: BTreeMap::new(),
-    };
-    while run.kills < kills {
-        run.step().await.with_context(|| format!("seed {seed}, after {} kills", run.kills))?;
+impl Life {
+    pub(crate) fn new(cluster: Cluster, seed: u64) -> Self {
+        let (volumes, took, tally) = (BTreeMap::new(), BTreeMap::new(), Tally::default());
+        Self { cluster, rng: SmallRng::seed_from_u64(seed), volumes, requests: 0, took, tally }
     }
-    run.check_all().await.with_context(|| format!("seed {seed}"))?;
-    let inside: usize = run.kills_inside.values().sum();
-    println!(
-        "seed {seed}: {} kills, {inside} of them inside a call: {:?}; calls: {:?}",
-        run.kills, run.kills_inside, run.done
-    );
-    for op in [Op::Sync, Op::Restore] {
-        ensure!(
-            run.kills_inside.contains_key(&op),
-            "no kill landed inside a {op:?}: the test proved nothing about it"
-        );
-    }
-    Ok(())
-}
 
-impl Run {
-    async fn step(&mut self) -> Result<()> {
+    pub(crate) async fn step(&mut self) -> Result<()> {
         let op = self.draw_op();
         let volume = self.draw_volume();
         let (op, volume) = match (op, volume) {
@@ -119,7 +70,8 @@ impl Run {
             return self.take_over(&volume).await;
         }
         // A write is short and there are many; the calls that the test is about are killed more often than not.
-        let wanted = self.rng.random_bool(if op == Op::Write { 0.1 } else { 0.6 });
+        let wanted = self.rng.random_bool(if op == Op::Write { 0.1 } else { 0.8 });
+        let victims = if wanted { self.draw_victims(&volume).await } else { Vec::new() };
         let call = self.prepare(op, &volume);
         let running = call.clone();
         let finished = Arc::new(AtomicBool::new(false));
@@ -131,30 +83,25 @@ impl Run {
             finished_setter.store(true, Ordering::SeqCst);
             answer
         });
-        let mut victims = Vec::new();
-        if wanted {
+        if !victims.is_empty() {
+            let share = self.rng.random_range(0.0..1.0);
             let longest = self.took.get(&op).copied().unwrap_or(FIRST_GUESS);
-            let pause = longest.mul_f64(self.rng.random_range(0.0..1.0));
-            victims = self.draw_victims(&volume).await;
-            tokio::time::sleep(pause.saturating_sub(started.elapsed())).await;
-            if !finished.load(Ordering::SeqCst) {
-                *self.kills_inside.entry(op).or_default() += 1;
-            }
+            tokio::time::sleep(longest.mul_f64(share).saturating_sub(started.elapsed())).await;
+            let quarter = [0.25, 0.5, 0.75].iter().filter(|end| share > **end).count();
+            let answered = finished.load(Ordering::SeqCst);
             for victim in &victims {
                 self.cluster.kill(victim)?;
-                self.kills += 1;
             }
+            self.tally.kill(op, &victims, if answered { Moment::Answered } else { Moment::Quarter(quarter) });
         }
+        // At once, as kubelet would: a hub that sees a node go waits for what becomes of it.
+        self.restart(&victims)?;
+        let calling = Instant::now();
         let first = attempt.await?;
         if victims.is_empty() && first.is_ok() {
             self.took.insert(op, started.elapsed());
         }
-        if wanted {
-            println!("{op:?} {call:?}: killed {victims:?}, first answer {}", first.is_ok());
-        }
-        for victim in &victims {
-            self.cluster.restart(victim)?;
-        }
+        self.tally.spend("calls", calling.elapsed());
         let answer = match first {
             Ok(answer) => answer,
             Err(status) => {
@@ -164,15 +111,34 @@ impl Run {
                     may_pass || !victims.is_empty(),
                     "{op:?} {volume} failed with nothing killed: {status}"
                 );
-                self.repeat(&call).await?
+                let repeating = Instant::now();
+                let answer = self.repeat(&call).await?;
+                self.tally.spend("repeating", repeating.elapsed());
+                answer
             }
         };
-        self.acknowledge(op, &volume, &call, answer);
-        *self.done.entry(op).or_default() += 1;
-        if !victims.is_empty() && op != Op::Delete {
-            let id = if op == Op::Create || op == Op::Fork { self.last_made() } else { volume };
-            self.check_live(&id).await?;
+        self.acknowledge(&volume, &call, answer);
+        self.tally.done(op);
+        if !victims.is_empty() {
+            let checking = Instant::now();
+            if op != Op::Delete {
+                let id = if op == Op::Create || op == Op::Fork { self.last_made() } else { volume };
+                self.check_live(&id).await?;
+            }
+            if let Some(other) = self.draw_volume() {
+                self.check_live(&other).await?;
+            }
+            self.tally.spend("checking", checking.elapsed());
         }
+        Ok(())
+    }
+
+    fn restart(&mut self, victims: &[String]) -> Result<()> {
+        let restarting = Instant::now();
+        for victim in victims {
+            self.cluster.restart(victim)?;
+        }
+        self.tally.spend("restarting", restarting.elapsed());
         Ok(())
     }
 
@@ -243,14 +209,14 @@ impl Run {
                     Ok(answer) => return answer,
                     Err(status) => last = Some(status),
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         })
         .await;
         repeated.with_context(|| format!("{call:?} is still not answered: {last:?}"))
     }
 
-    fn acknowledge(&mut self, _op: Op, volume: &str, call: &Call, answer: Answer) {
+    fn acknowledge(&mut self, volume: &str, call: &Call, answer: Answer) {
         match call {
             Call::Create { .. } => {
                 let made = Volume::default();
@@ -304,10 +270,9 @@ impl Run {
     async fn take_over(&mut self, volume: &str) -> Result<()> {
         let Some(owner) = self.cluster.handle().owner(volume).await else { return Ok(()) };
         let other = self.cluster.nodes().into_iter().find(|node| *node != owner).context("two nodes")?;
-        println!("TakeOver {volume}: killed {owner}");
+        let taking = Instant::now();
         self.cluster.kill(&owner)?;
-        self.kills += 1;
-        *self.kills_inside.entry(Op::TakeOver).or_default() += 1;
+        self.tally.kill(Op::TakeOver, std::slice::from_ref(&owner), Moment::Quarter(0));
         let cluster = self.cluster.handle();
         let woken = tokio::time::timeout(ANSWER_WITHIN, async {
             loop {
@@ -319,7 +284,7 @@ impl Run {
                 if let Ok(answer) = cluster.hub().ensure_cached(request).await {
                     return answer.into_inner();
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         })
         .await
@@ -328,8 +293,9 @@ impl Run {
         let known = self.known(volume);
         known.files = known.durable.clone();
         self.check_live(volume).await?;
-        self.cluster.restart(&owner)?;
-        *self.done.entry(Op::TakeOver).or_default() += 1;
+        self.tally.spend("taking over", taking.elapsed());
+        self.restart(&[owner])?;
+        self.tally.done(Op::TakeOver);
         Ok(())
     }
 
@@ -346,7 +312,7 @@ impl Run {
                         return path;
                     }
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         })
         .await
@@ -355,8 +321,21 @@ impl Run {
             .with_context(|| format!("live tree of {volume}"))
     }
 
+    /// Every live tree is what was acknowledged, and every acknowledged version restores from the store alone.
+    pub(crate) async fn check_all(&mut self) -> Result<()> {
+        let checking = Instant::now();
+        for (id, volume) in &self.volumes {
+            if !volume.deleted {
+                self.check_live(id).await?;
+            }
+        }
+        self.tally.checked += self.check_versions().await?;
+        self.tally.spend("checking all", checking.elapsed());
+        Ok(())
+    }
+
     /// Restores every acknowledged version from the store alone and compares its bytes.
-    async fn check_all(&self) -> Result<()> {
+    async fn check_versions(&self) -> Result<usize> {
         let store = self.cluster.store().await?;
         let reader = cas::Reader::new(store.clone(), cas::Cache::new(CACHE_BYTES));
         let mut checked = 0;
@@ -387,86 +366,6 @@ impl Run {
                 checked += 1;
             }
         }
-        println!("{checked} acknowledged versions of {} volumes restored byte-equal", self.volumes.len());
-        ensure!(checked > 0, "nothing was acknowledged");
-        Ok(())
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Call {
-    Create { request_id: String },
-    Write { volume_id: String, path: String, content: Content },
-    Sync { volume_id: String },
-    Fork { volume_id: String, request_id: String },
-    Snapshot { volume_id: String, label: String },
-    Restore { volume_id: String, version: String },
-    Delete { volume_id: String },
-}
-
-#[derive(Debug, Default)]
-struct Answer {
-    volume_id: String,
-    version: String,
-}
-
-impl Call {
-    async fn send(&self, cluster: &tests::cluster::Handle) -> Result<Answer, tonic::Status> {
-        let mut hub = cluster.hub();
-        match self.clone() {
-            Self::Create { request_id } => {
-                let request = CreateVolumeRequest { request_id, ..CreateVolumeRequest::default() };
-                let volume = hub.create_volume(request).await?.into_inner();
-                Ok(Answer { volume_id: volume.volume_id, version: volume.version })
-            }
-            Self::Write { volume_id, path, content } => {
-                cluster.write(&volume_id, &path, content, false).await?;
-                Ok(Answer::default())
-            }
-            Self::Sync { volume_id } => {
-                let sync = hub.trigger_sync(TriggerSyncRequest { volume_id }).await?.into_inner();
-                Ok(Answer { version: sync.version, ..Answer::default() })
-            }
-            Self::Fork { volume_id, request_id } => {
-                let request = ForkVolumeRequest {
-                    request_id,
-                    source_volume_id: volume_id,
-                    ..ForkVolumeRequest::default()
-                };
-                let volume = hub.fork_volume(request).await?.into_inner();
-                Ok(Answer { volume_id: volume.volume_id, version: volume.version })
-            }
-            Self::Snapshot { volume_id, label } => {
-                let entry =
-                    hub.snapshot_volume(SnapshotVolumeRequest { volume_id, label }).await?.into_inner();
-                Ok(Answer { version: entry.version, ..Answer::default() })
-            }
-            Self::Restore { volume_id, version } => {
-                let entries = hub
-                    .list_entries(ListEntriesRequest {
-                        volume_id: volume_id.clone(),
-                        ..ListEntriesRequest::default()
-                    })
-                    .await?
-                    .into_inner()
-                    .entries;
-                if !entries.iter().any(|entry| entry.version == version) {
-                    return Err(tonic::Status::data_loss(format!(
-                        "{version} is acknowledged but not listed"
-                    )));
-                }
-                hub.restore_volume(RestoreVolumeRequest {
-                    volume_id,
-                    version,
-                    ..RestoreVolumeRequest::default()
-                })
-                .await?;
-                Ok(Answer::default())
-            }
-            Self::Delete { volume_id } => {
-                hub.delete_volume(DeleteVolumeRequest { volume_id }).await?;
-                Ok(Answer::default())
-            }
-        }
+        Ok(checked)
     }
 }
