@@ -1,4 +1,4 @@
-//! What changed between two snapshots, on a real btrfs, judged by a walk of everything.
+//! What changed between two snapshots, on a real btrfs, judged by a walk of everything, by the store, and by `btrfs send`.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,5 +15,6 @@ mod fuzz;
 mod model;
 mod operations;
 mod planted;
+mod sent;
 mod store;
 mod volume;

@@ -41,9 +41,29 @@ pub(crate) struct Effort {
 
 /// Walks everything.
 pub(crate) fn walk(root: &Path) -> (Rc<Node>, Effort) {
-    let mut making =
-        Making { root, links: None, first: HashMap::new(), old: None, effort: Effort::default() };
+    let mut making = Making {
+        root,
+        links: None,
+        first: HashMap::new(),
+        old: None,
+        only_device: None,
+        effort: Effort::default(),
+    };
     (making.walk(&VolumePath::ROOT), making.effort)
+}
+
+/// Walks one subvolume, as if those nested in it were not there, and as if directories had no time: a stream moves names
+/// through the root and does not always put its time back.
+pub(crate) fn walk_one(root: &Path) -> Rc<Node> {
+    let mut making = Making {
+        root,
+        links: None,
+        first: HashMap::new(),
+        old: None,
+        only_device: Some(fs::symlink_metadata(root).unwrap().dev()),
+        effort: Effort::default(),
+    };
+    making.walk(&VolumePath::ROOT)
 }
 
 /// Makes the tree at `root` from the `old` one and what changed since.
@@ -54,6 +74,7 @@ pub(crate) fn apply(root: &Path, old: &Rc<Node>, changes: &Changes) -> (Rc<Node>
         links: Some(names.collect()),
         first: HashMap::new(),
         old: Some(Rc::clone(old)),
+        only_device: None,
         effort: Effort::default(),
     };
     if changes.root.is_empty() {
@@ -69,6 +90,8 @@ struct Making<'c> {
     /// First names met, by device and inode.
     first: HashMap<(u64, u64), VolumePath>,
     old: Option<Rc<Node>>,
+    /// What is on another device is left out.
+    only_device: Option<u64>,
     effort: Effort,
 }
 
@@ -235,7 +258,9 @@ impl Making<'_> {
         self.effort.directories_listed += 1;
         let mut names: Vec<Vec<u8>> = fs::read_dir(self.disk(path))
             .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_vec())
+            .map(Result::unwrap)
+            .filter(|entry| self.only_device.is_none_or(|device| device == entry.metadata().unwrap().dev()))
+            .map(|entry| entry.file_name().into_vec())
             .collect();
         names.sort();
         names
@@ -246,7 +271,11 @@ impl Making<'_> {
             mode: metadata.mode(),
             uid: metadata.uid(),
             gid: metadata.gid(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            mtime: if self.only_device.is_some() && metadata.is_dir() {
+                (0, 0)
+            } else {
+                (metadata.mtime(), metadata.mtime_nsec())
+            },
             xattrs: xattrs(&self.disk(path)),
         }
     }

@@ -18,10 +18,16 @@ use rand::{Rng as _, RngExt as _};
 pub(crate) struct Held(Vec<File>);
 
 const KINDS: u32 = 34;
+const NESTED: u32 = 30;
 
-/// Does one, and says which.
-pub(crate) fn operate(random: &mut StdRng, live: &Path, held: &mut Held) -> String {
-    let kind = random.random_range(0..KINDS);
+/// Does one, and says which. Nested subvolumes come only if that is asked for.
+pub(crate) fn operate(random: &mut StdRng, live: &Path, held: &mut Held, nest: bool) -> String {
+    let kind = loop {
+        let kind = random.random_range(0..KINDS);
+        if nest || kind != NESTED {
+            break kind;
+        }
+    };
     let (files, directories) = tree(live);
     let file = files.choose(random).cloned();
     let other = files.choose(random).cloned();
@@ -175,7 +181,7 @@ pub(crate) fn operate(random: &mut StdRng, live: &Path, held: &mut Held) -> Stri
             }
             said("attributes", &directory)
         }
-        30 => {
+        NESTED => {
             nested(random, &directory, &fresh);
             said("nested", &fresh)
         }
@@ -202,7 +208,7 @@ pub(crate) fn operate(random: &mut StdRng, live: &Path, held: &mut Held) -> Stri
         }
         _ => {
             if random.random_bool(0.5) {
-                nix::unistd::sync();
+                nix::unistd::syncfs(File::open(live).unwrap()).unwrap();
                 "sync".to_owned()
             } else {
                 if is_file(&file) {

@@ -11,6 +11,7 @@ use cas::Changes;
 use csi::changes::{Error, changes};
 
 use crate::model::{Effort, Node, apply, difference, walk};
+use crate::sent::Replay;
 use crate::store::{Cost, Judge};
 
 pub(crate) struct Volume {
@@ -23,6 +24,7 @@ pub(crate) struct Volume {
     left: Vec<String>,
     tree: Rc<Node>,
     store: Judge,
+    replay: Option<Replay>,
 }
 
 /// What one step from a snapshot to the next took.
@@ -42,6 +44,7 @@ impl Volume {
         pool.root().unwrap().create_subvolume("live", None).unwrap();
         let mut volume = Self {
             pool,
+            replay: None,
             live: "live".to_owned(),
             base: String::new(),
             made: 0,
@@ -54,6 +57,13 @@ impl Volume {
         volume.store.step(&volume.path(&base), None).unwrap();
         volume.base = base;
         Some(volume)
+    }
+
+    /// From now on `btrfs send` is a judge too.
+    pub(crate) fn replay(&mut self) {
+        let mut replay = Replay::new(self.pool.mount_point().join("replayed"));
+        replay.step(None, &self.path(&self.base)).unwrap();
+        self.replay = Some(replay);
     }
 
     pub(crate) fn root(&self) -> Dir {
@@ -111,7 +121,8 @@ impl Volume {
         same
     }
 
-    /// Takes a snapshot, finds what changed since the last, and holds it against a walk of everything.
+    /// Takes a snapshot, finds what changed since the last, and holds it against a walk of everything and, if that was
+    /// asked for, against `btrfs send`.
     pub(crate) fn step(&mut self) -> Result<Step, String> {
         let root = self.root();
         let kept: Vec<String> = self.left.extract_if(.., |left| left.starts_with("snap")).collect();
@@ -146,6 +157,10 @@ impl Volume {
             Err(error) => return Err(error.to_string()),
         };
         drop((base, snapshot));
+        let base = self.path(&self.base);
+        if let Some(replay) = &mut self.replay {
+            replay.step(Some(&base), &disk).map_err(|told| format!("btrfs send: {told}"))?;
+        }
         for left in self.left.drain(..) {
             root.delete_subvolume(&left).unwrap();
         }
