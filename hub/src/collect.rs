@@ -7,6 +7,7 @@ use cas::gc::{self, Collector};
 use types::Classify as _;
 
 use crate::core::Hub;
+use crate::metrics;
 
 /// A session is fenced for standing still only after this many times what makes a node dead for its volumes: here nobody
 /// waits for it, and an open volume is worth more than space.
@@ -38,10 +39,12 @@ pub(crate) async fn collect(hub: Arc<Hub>) {
     let settings = gc::Settings { fence_after, grace, ..gc::Settings::default() };
     let mut collector = Collector::new(hub.store.clone(), settings);
     while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-        match stop.run_until_cancelled(Box::pin(collector.round())).await {
-            None => return,
-            Some(Ok(report)) => report.log(),
-            Some(Err(error)) => {
+        let began = std::time::Instant::now();
+        let Some(round) = stop.run_until_cancelled(Box::pin(collector.round())).await else { return };
+        metrics::collected(&hub, round.as_ref(), began.elapsed());
+        match round {
+            Ok(report) => report.log(),
+            Err(error) => {
                 let kind = error.kind();
                 let error = proto::status::message(&error);
                 tracing::warn!(error, ?kind, "nothing is collected until the next round");

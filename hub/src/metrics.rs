@@ -1,8 +1,11 @@
 //! What the hub tells Prometheus beside its calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use proto::metrics::{Endpoint, Kind, Metric};
+use cas::gc::Report;
+use cas::objects::{CallKind, Traffic};
+use proto::metrics::{Endpoint, Kind, Metric, StoreTraffic};
 use tokio::net::TcpListener;
 
 use crate::core::Hub;
@@ -16,8 +19,99 @@ const NODES: Metric = Metric {
     labels: &["state"],
 };
 
+/// Rounds of the collection.
+const ROUNDS: Metric = Metric {
+    name: "opensail_gc_round_seconds",
+    help: "Rounds of garbage collection by outcome (done, waiting for sessions, failed), and how long they took.",
+    kind: Kind::Histogram,
+    labels: &["outcome"],
+};
+/// What the collection did.
+const COLLECTED: Metric = Metric {
+    name: "opensail_gc_objects_total",
+    help: "What rounds did: packs condemned, rescued, deleted, evacuated; volumes purged, removed, thinned, drained; sessions fenced, retired; leftovers.",
+    kind: Kind::Counter,
+    labels: &["what"],
+};
+/// Bytes that it gave back, and those that it wrote for that.
+const COLLECTED_BYTES: Metric = Metric {
+    name: "opensail_gc_bytes_total",
+    help: "Bytes of packs that rounds deleted, and that they copied out of sparse packs.",
+    kind: Kind::Counter,
+    labels: &["what"],
+};
+/// Packs as of the last round.
+const PACKS: Metric = Metric {
+    name: "opensail_store_packs",
+    help: "Packs in the store when the last round began.",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+/// Their bytes.
+const PACK_BYTES: Metric = Metric {
+    name: "opensail_store_pack_bytes",
+    help: "Bytes of the packs in the store when the last round began.",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+/// Sessions that a round waits for.
+const WAITING: Metric = Metric {
+    name: "opensail_gc_waiting_sessions",
+    help: "Live sessions that the last round waited for in vain.",
+    kind: Kind::Gauge,
+    labels: &[],
+};
+
+/// How rounds end.
+const OUTCOMES: [&str; 3] = ["done", "waiting", "failed"];
+
+/// Shows what is counted as zero before the first round.
+pub(crate) fn begin(hub: &Hub) {
+    for outcome in OUTCOMES {
+        hub.metrics.show(&ROUNDS, &[outcome]);
+    }
+    count(hub, &Report::default());
+}
+
+/// Counts a round.
+pub(crate) fn collected(hub: &Hub, round: Result<&Report, &cas::Error>, took: Duration) {
+    let outcome = match round {
+        Ok(report) if report.is_waiting() => "waiting",
+        Ok(_) => "done",
+        Err(_) => "failed",
+    };
+    hub.metrics.observe(&ROUNDS, &[outcome], took);
+    if let Ok(report) = round {
+        count(hub, report);
+    }
+}
+
+fn count(hub: &Hub, report: &Report) {
+    for (what, count) in [
+        ("condemned", report.condemned),
+        ("rescued", report.rescued),
+        ("deleted", report.deleted),
+        ("evacuated", report.evacuated),
+        ("purged", report.purged),
+        ("removed", report.removed),
+        ("thinned", report.thinned),
+        ("drained", report.drained),
+        ("fenced", report.fenced.len() as u64),
+        ("retired", report.retired),
+        ("leftovers", report.leftovers),
+    ] {
+        hub.metrics.add(&COLLECTED, &[what], count);
+    }
+    hub.metrics.add(&COLLECTED_BYTES, &["deleted"], report.deleted_bytes);
+    hub.metrics.add(&COLLECTED_BYTES, &["copied"], report.copied_bytes);
+    hub.metrics.set_count(&PACKS, &[], report.packs);
+    hub.metrics.set_count(&PACK_BYTES, &[], report.pack_bytes);
+    hub.metrics.set_count(&WAITING, &[], report.waiting.len() as u64);
+}
+
 /// Serves the metrics until the hub stops.
 pub fn serve(hub: &Arc<Hub>, listener: TcpListener) {
+    begin(hub);
     let (watched, stop) = (Arc::clone(hub), hub.stop.clone());
     let gather = move || {
         let hub = Arc::clone(&watched);
@@ -41,4 +135,9 @@ fn gather(hub: &Hub) {
     ] {
         hub.metrics.set_count(&NODES, &[state], hub.nodes.count(liveness));
     }
+    let traffic = hub.store.objects().traffic();
+    let requests = CallKind::ALL.iter().map(|kind| (kind.as_str(), traffic.of(*kind))).collect();
+    let Traffic { bytes_read, bytes_written, failed, busy, retries, hedges, hedges_won, .. } = traffic;
+    StoreTraffic { requests, bytes_read, bytes_written, failed, busy, retries, hedges, hedges_won }
+        .tell(&hub.metrics);
 }

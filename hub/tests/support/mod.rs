@@ -62,9 +62,12 @@ pub struct TestHub {
 
 impl TestHub {
     async fn start(objects: &Arc<dyn Objects>, listener: TcpListener) -> Self {
+        Self::start_as(objects, listener, Settings { timings: TIMINGS, ..Settings::default() }).await
+    }
+
+    async fn start_as(objects: &Arc<dyn Objects>, listener: TcpListener, settings: Settings) -> Self {
         let store = open(objects).await;
         let state = State::memory(store.id()).unwrap();
-        let settings = Settings { timings: TIMINGS, ..Settings::default() };
         let shutdown = CancellationToken::new();
         let hub = Hub::new(settings, store, state);
         let address = listener.local_addr().unwrap();
@@ -95,9 +98,13 @@ impl Cluster {
     }
 
     pub async fn start_on(objects: Arc<dyn Objects>, names: &[&str]) -> Self {
+        Self::start_as(objects, Settings { timings: TIMINGS, ..Settings::default() }, names).await
+    }
+
+    pub async fn start_as(objects: Arc<dyn Objects>, settings: Settings, names: &[&str]) -> Self {
         let store = open(&objects).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let hub = TestHub::start(&objects, listener).await;
+        let hub = TestHub::start_as(&objects, listener, settings).await;
         let mut cluster = Self { objects, store, hub, nodes: Vec::new() };
         for name in names {
             cluster.add(name).await;

@@ -7,6 +7,7 @@
 
 mod calls;
 mod endpoint;
+mod store;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use calls::{CALLS, Calls, CountedBody, CountedCalls};
 pub use endpoint::{Endpoint, serve};
+pub use store::StoreTraffic;
 
 /// More label sets than this of one metric are an error of ours; the rest is counted together.
 const MOST_SERIES: usize = 1_000;
