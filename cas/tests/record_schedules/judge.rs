@@ -10,7 +10,7 @@ use cas::objects::{Condition, Etag, Key, MemoryStore, Meta, Object, ObjectError,
 use cas::record::State;
 use cas::session::{SessionRecord, SessionState};
 use cas::tree::Location;
-use cas::{Cache, Reader, Record, Role, Store, VersionRef};
+use cas::{Cache, Reader, Record, Role, Store, TreeError, VersionRef};
 use types::{EntryId, PackId, SessionId, Timestamp, VersionId, VolumeId};
 
 /// What happened, in numbers.
@@ -201,7 +201,12 @@ impl Judge {
 
     /// Learns what a version needs, and what it holds.
     pub(crate) async fn learn(&self, store: &Store, tree: &VersionRef, writes: &BTreeSet<u32>) {
-        let manifest = Reader::new(store.clone(), Cache::new(0)).manifest(tree).await.unwrap();
+        let manifest = match Reader::new(store.clone(), Cache::new(0)).manifest(tree).await {
+            // Its author was fenced while the pack was on its way, and the collection was faster. Whoever lists it now is
+            // caught: nobody knows what it needs.
+            Err(TreeError::MissingPack { .. }) => return,
+            manifest => manifest.unwrap(),
+        };
         let mut needs: Vec<PackId> =
             manifest.packs.iter().map(|needed| PackId::clone(&needed.pack)).collect();
         needs.push(PackId::clone(&tree.manifest.pack));

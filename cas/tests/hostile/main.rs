@@ -1,4 +1,4 @@
-//! Records, sessions, names, `gc` and the store's own object, changed in every way: each reader and each operation
+//! Records, sessions, names, `gc`, pages, `moved/` and the store's own object, changed in every way: each reader and each operation
 //! answers with an error or with what is there, and what could not be read is not written over.
 //!
 //! `HOSTILE_ROUNDS=N` looks at N changes of each kind of object (100), `HOSTILE_SEED=S` begins elsewhere.
@@ -9,6 +9,9 @@
     reason = "a test that cannot go on says where"
 )]
 
+mod mutate;
+mod parts;
+#[path = "../world/mod.rs"]
 mod world;
 
 use std::collections::BTreeSet;
@@ -21,64 +24,11 @@ use cas::names::{self, Expected, NameKind};
 use cas::objects::{Key, MemoryStore, Objects as _, list_all};
 use cas::session::{self, Resumed};
 use cas::{Claim, Error, Session, Store, references};
+use mutate::mutate;
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 use types::{Classify as _, Kind};
 use world::{World, id, knows, publication, set, version};
-
-/// Text that a mutation puts where something else stood.
-const PLANTS: &[&str] = &[
-    "null",
-    "true",
-    "-1",
-    "1e999",
-    "18446744073709551616",
-    "1152921504606846976",
-    "0.5",
-    "\"\"",
-    "\"..\"",
-    "\"../../etc/passwd\"",
-    "\"a/b\"",
-    "\"\\u0000\"",
-    "[]",
-    "{}",
-    "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]",
-    "{\"format\":1}",
-    "\"ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff\"",
-];
-
-fn mutate(good: &[u8], random: &mut StdRng) -> Vec<u8> {
-    let mut bytes = good.to_vec();
-    for _ in 0..random.random_range(1..4) {
-        let at = random.random_range(0..bytes.len().max(1));
-        match random.random_range(0..8) {
-            0 if !bytes.is_empty() => bytes[at] = random.random(),
-            1 => bytes.truncate(at),
-            2 => bytes.insert(at, random.random()),
-            3 if !bytes.is_empty() => drop(bytes.remove(at)),
-            4 => {
-                // A number, a text or a word of JSON becomes something else.
-                let ends = |byte: &u8| b",:{}[]".contains(byte);
-                let from = bytes[..at].iter().rposition(ends).map_or(0, |found| found + 1);
-                let to = bytes[at..].iter().position(ends).map_or(bytes.len(), |found| at + found);
-                let plant = PLANTS[random.random_range(0..PLANTS.len())];
-                bytes.splice(from..to, plant.bytes());
-            }
-            5 => {
-                // A part twice: duplicate fields, entries, lists.
-                let to = (at + random.random_range(1..200)).min(bytes.len());
-                let part = bytes[at..to].to_vec();
-                bytes.splice(at..at, part);
-            }
-            6 => {
-                let text = String::from_utf8_lossy(&bytes).replacen("\"format\":1", "\"format\":2", 1);
-                bytes = text.into_bytes();
-            }
-            _ => bytes.extend_from_slice(PLANTS[random.random_range(0..PLANTS.len())].as_bytes()),
-        }
-    }
-    bytes
-}
 
 struct Scene {
     world: World,
@@ -159,6 +109,11 @@ async fn open(disk: &MemoryStore, scene: &Scene) -> Result<Store, Error> {
     Store::open(Arc::new(disk.clone()), clock).await.map(|store| store.with_retry(world::RETRY))
 }
 
+/// A number from the environment.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
 /// Tells if an error may be the answer to an object that is not what it should be.
 fn is_clear(error: &Error) -> bool {
     // A record that can be read may say anything: then the answer is that of its state.
@@ -167,7 +122,6 @@ fn is_clear(error: &Error) -> bool {
 
 #[test]
 fn a_changed_object_is_refused_or_understood_and_never_half() {
-    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (rounds, seed) = (number("HOSTILE_ROUNDS", 100), number("HOSTILE_SEED", 1));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
