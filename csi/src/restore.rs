@@ -141,10 +141,12 @@ impl Node {
         })
     }
 
-    /// The read-only snapshot that the staged tree grew from, or a fresh one of it.
+    /// The read-only snapshot that the staged tree grew from, or a fresh one of it. It is the volume's own: a start that
+    /// finds the record's head among these knows that a restore was cut short, and not that the pool went back in time.
     async fn base_of(&self, id: &VolumeId, staged: &Staged, tree: &VersionRef) -> Result<Base, Error> {
         let (id, name, version) = (id.clone(), staged.name.clone(), tree.version);
         let same = staged.same.as_ref().map(|loan| loan.place().clone());
+        let same = same.filter(|place| place.owner().as_ref() == Some(&id));
         let (place, uuid, roots) = self
             .pool()
             .run(move |root| {

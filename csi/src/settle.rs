@@ -223,22 +223,43 @@ impl Node {
         if self.require_unmounted(&volume.id).is_err() {
             return Ok(());
         }
-        let _closed = volume.close().await?;
-        let listed = match volume.facts().base {
-            Some(base) => timeline::find_version(self.store(), record, &base.tree.version).await?.is_some(),
-            None => false,
-        };
-        if !listed || self.is_written(volume).await? {
-            self.keep_aside(volume, layout::DATA, epoch, "its owner lost its place").await?;
+        let closed = volume.close().await?;
+        // Where the head could not be loaded the last time, nothing is left here to keep.
+        if self.has_live(volume).await? {
+            let listed = match volume.facts().base {
+                Some(base) => {
+                    timeline::find_version(self.store(), record, &base.tree.version).await?.is_some()
+                }
+                None => false,
+            };
+            if !listed || self.is_written(volume).await? {
+                self.keep_aside(volume, layout::DATA, epoch, "its owner lost its place").await?;
+            }
+            self.drop_copy(volume, true).await?;
         }
-        self.drop_copy(volume, true).await?;
+        volume.update(|facts| facts.standing = Standing::Relative);
+        // What is loaded closes it again.
+        drop(closed);
         if mine {
-            // This pool went back in time. The head is loaded again.
-            self.acquire_locked(&volume.id, false).await?;
-        } else {
-            volume.update(|facts| facts.standing = Standing::Relative);
+            // This pool went back in time. The head is loaded again; until it is, this is looked at again.
+            tracing::warn!(volume = %volume.id, "the copy is of another time than its record; the head is loaded again");
+            if let Err(error) = self.acquire_locked(&volume.id, false).await {
+                volume.update(|facts| facts.standing = Standing::Fenced { epoch });
+                return Err(error);
+            }
         }
         Ok(())
+    }
+
+    async fn has_live(&self, volume: &Volume) -> Result<bool, Error> {
+        let id = volume.id.clone();
+        self.pool()
+            .run(move |root| match local::live(root, &id) {
+                Ok(_) => Ok(true),
+                Err(Error::NotHere { .. }) => Ok(false),
+                Err(error) => Err(error),
+            })
+            .await
     }
 
     /// Stores a tree of the volume's directory as a branch of the volume, or as an orphan record where its place is lost,

@@ -98,6 +98,51 @@ fn story_01_a_crash_around_the_swap_of_a_restore_mixes_no_two_trees() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn story_02_a_pool_that_went_back_in_time_loads_the_head_again_and_keeps_what_it_had() {
+    if !has_btrfs() {
+        return;
+    }
+    let (pool, (store, _)) = (TestPool::new("node-a"), store().await);
+    let node = pool.start(&store).await;
+    node.create(request("vol-1")).await.unwrap();
+    std::fs::write(live(&node, "vol-1").join("first"), "1").unwrap();
+    let kept = SyncRequest { role: cas::Role::Manual, label: "kept".to_owned() };
+    let first = node.sync(&id("vol-1"), kept).await.unwrap().version;
+    // The machine's disk is saved here, and comes back after the next version was acknowledged.
+    let (mount, directory) = (pool.mount(), pool.mount().join("volumes/vol-1"));
+    let (mount, directory) = (mount.display(), directory.display());
+    sh(&format!("btrfs subvolume snapshot {directory}/data {mount}/saved"));
+    std::fs::write(live(&node, "vol-1").join("second"), "2").unwrap();
+    let second = node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap().version;
+    stop(node).await;
+    sh(&format!(
+        "btrfs subvolume delete {directory}/data {directory}/snap/{second}; mv {mount}/saved {directory}/data; \
+         ln -sfn ../../volumes/vol-1/snap/{first} {directory}/base; echo late >{directory}/data/late"
+    ));
+
+    let node = pool.start(&store).await;
+    let volume = node.volumes().get(&id("vol-1")).unwrap();
+    volume
+        .claim(node.session_id().unwrap())
+        .expect("its session owns the volume, and the head is here again");
+    let path = live(&node, "vol-1");
+    assert_eq!(std::fs::read_to_string(path.join("second")).unwrap(), "2");
+    assert!(!path.join("late").exists());
+    std::fs::write(path.join("third"), "3").unwrap();
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    let record = cas::record::get(&store, &id("vol-1")).await.unwrap().value;
+    assert!(
+        record.entries.iter().any(|entry| entry.version() == Some(second)),
+        "what was acknowledged stays"
+    );
+    let records = cas::record::list(&store).await.unwrap();
+    let orphan = records.iter().find(|record| record.value.kind == cas::RecordKind::Orphan).unwrap();
+    let tree = orphan.value.head_entry().unwrap().heads.values().next().unwrap().clone();
+    let late = VolumePath::parse("late").unwrap();
+    assert!(node.reader().stat(&tree, &late).await.unwrap().is_some(), "what the old disk had is an orphan");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn story_11_a_write_that_comes_after_the_snapshot_is_answered_by_the_next_sync() {
     if !has_btrfs() {
         return;

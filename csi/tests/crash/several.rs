@@ -6,6 +6,7 @@ use cas::RecordKind;
 use cas::{Cache, Reader};
 use csi::cut::Member;
 use csi::node::Node;
+use csi::restore::Wanted;
 use csi::settings::SettingsKeeper;
 use csi::sync::SyncRequest;
 use futures::FutureExt as _;
@@ -152,6 +153,52 @@ fn a_kill_inside_a_repair_is_made_good_by_the_next_one() {
                 std::fs::write(live(&node, &name).join("later"), "x").unwrap();
                 let synced = node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
                 assert!(synced.changed, "{name}");
+            }
+            .boxed()
+        },
+    );
+}
+
+#[test]
+fn a_kill_inside_a_restore_to_another_volumes_version_keeps_the_owner() {
+    if !has_btrfs() {
+        return;
+    }
+    World::new().enumerate(
+        "origin",
+        |node, name| {
+            async move {
+                node.sync(&id(&name), SyncRequest::plain()).await.unwrap();
+                let version = head(&node.volumes().get(&id(&name)).unwrap());
+                let new = format!("{name}-fork");
+                node.create(fork(&new, &name, version)).await.unwrap();
+                std::fs::write(live(&node, &new).join("own"), "in the fork").unwrap();
+            }
+            .boxed()
+        },
+        |node, name| {
+            async move {
+                // The snapshot of that version in the pool is the source's.
+                let version = head(&node.volumes().get(&id(&name)).unwrap());
+                drop(node.restore(&id(&format!("{name}-fork")), Wanted::Version(version)).await);
+            }
+            .boxed()
+        },
+        |world, node, name| {
+            async move {
+                let new = format!("{name}-fork");
+                let volume = node.volumes().get(&id(&new)).unwrap();
+                volume.claim(node.session_id().unwrap()).unwrap();
+                let record = cas::record::get(node.store(), &id(&new)).await.unwrap().value;
+                assert_eq!(
+                    record.epoch,
+                    types::Epoch(1),
+                    "{name}: the copy was taken for one of another time"
+                );
+                let version = head(&node.volumes().get(&id(&name)).unwrap());
+                node.restore(&id(&new), Wanted::Version(version)).await.unwrap();
+                world.assert_same(&node, &new);
+                world.assert_durable(&node, &new).await;
             }
             .boxed()
         },

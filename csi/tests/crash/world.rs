@@ -185,6 +185,10 @@ pub(crate) const STEPS: &[(&str, &[Point])] = &[
     ("release", &[Point::SnapshotNamed, Point::LiveHidden, Point::LiveDeleted]),
     ("acquire", &[Point::StagedEmpty, Point::SnapshotTaken, Point::MovedIn, Point::Committed]),
     ("restore", &[Point::BesideLive, Point::Exchanged, Point::BaseSet, Point::OldDeleted]),
+    (
+        "origin",
+        &[Point::SnapshotTaken, Point::BesideLive, Point::Exchanged, Point::BaseSet, Point::OldDeleted],
+    ),
     ("delete", &[Point::SnapshotNamed, Point::LiveHidden, Point::LiveDeleted]),
     ("seal", &[Point::SnapshotTaken, Point::SnapshotDropped]),
     ("template", &[Point::StagedClone, Point::TemplateWrapped, Point::TemplateSealed, Point::TemplatePlaced]),
