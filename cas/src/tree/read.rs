@@ -17,6 +17,7 @@ use super::manifest::Manifest;
 use super::node::{Entry, Item, Metadata};
 use super::stored::{Data, MapPlace, Place, StoredNode};
 use crate::Store;
+use crate::objects::Objects;
 
 /// What a path in a version stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +76,13 @@ pub struct Reader {
 impl Reader {
     /// Makes a reader. `cache` is shared with the writer and the other readers of the process.
     pub fn new(store: Store, cache: Arc<Cache>) -> Self {
-        Self { fetch: Fetch::new(Arc::clone(store.objects()), cache) }
+        Self::of(Arc::clone(store.objects()), cache)
+    }
+
+    /// Makes a reader of objects of which nobody knows whose store they are: packs that were saved, a store that lost its
+    /// head.
+    pub fn of(objects: Arc<dyn Objects>, cache: Arc<Cache>) -> Self {
+        Self { fetch: Fetch::new(objects, cache) }
     }
 
     /// Reads the manifest of a version.

@@ -114,6 +114,9 @@ pub enum Command {
     Scrub(ScrubArgs),
     /// Restores what is whole of a damaged version into a directory, and lists what is lost.
     Rescue(RescueArgs),
+    /// Finds every version in the store from its packs alone, where records are lost; with VERSION and DIR restores what is
+    /// whole of one.
+    Reindex(ReindexArgs),
     /// Puts what is damaged of a volume in the store back from the snapshots of its node.
     Repair(VolumeArgs),
     /// Checks hub, nodes, kernels and store, and says what to do about what is wrong.
@@ -134,6 +137,7 @@ impl Command {
             | Self::Verify(_)
             | Self::Scrub(_)
             | Self::Rescue(_)
+            | Self::Reindex(_)
             | Self::Repair(_)
             | Self::Template(_)
             | Self::Cat(_)
@@ -578,6 +582,16 @@ pub struct RescueArgs {
     pub volume: VersionTarget,
     /// Where it goes: an empty directory, or one that is made.
     pub directory: PathBuf,
+}
+
+/// Arguments of `reindex`.
+#[derive(Debug, Args)]
+pub struct ReindexArgs {
+    /// A version that was found, or its first digits.
+    #[arg(requires = "directory")]
+    pub version: Option<String>,
+    /// Where it goes: an empty directory, or one that is made.
+    pub directory: Option<PathBuf>,
 }
 
 fn quota(text: &str) -> Result<Quota, String> {

@@ -19,6 +19,7 @@ pub mod gc;
 pub mod limit;
 pub mod nodes;
 pub mod output;
+pub mod reindex;
 pub mod store;
 pub mod target;
 pub mod template;
@@ -112,6 +113,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<()> {
             damage::scrub(&context, output, args.rate.map(|rate| rate.0)).await
         }
         Command::Scrub(_) => damage::found(&context, output).await,
+        Command::Reindex(args) => reindex::run(&context, output, args).await,
         Command::Rescue(args) => damage::rescue(&context, output, &args.volume, &args.directory).await,
         Command::Repair(args) => damage::repair(&context, output, &args.volume).await,
     }

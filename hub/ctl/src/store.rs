@@ -21,7 +21,11 @@ pub async fn open(context: &Context) -> Result<Store> {
     Store::open(objects, clock).await.map_err(Error::of_store(format!("open the store {}", context.store)))
 }
 
-async fn connect(context: &Context) -> Result<Arc<dyn Objects>> {
+/// Reaches what is where the context says, whatever it is.
+///
+/// # Errors
+/// It cannot be reached.
+pub async fn connect(context: &Context) -> Result<Arc<dyn Objects>> {
     let url: StoreUrl = context.store.parse().map_err(|error: cas::objects::InvalidStoreUrl| {
         Error::usage(error.to_string(), "correct `store` in the context file")
     })?;
