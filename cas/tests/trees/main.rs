@@ -15,6 +15,7 @@ mod increment;
 mod large;
 mod part;
 mod place;
+mod requests;
 mod round_trip;
 mod tools;
 mod walked;

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::walk::Walk;
-use super::window::{RangeUnit, Window};
+use super::window::RangeUnit;
 use super::worker::{Counts, Ready, Site, Worker, name_lost};
 use super::{RestoreOptions, Restored};
 use crate::tree::error::TreeError;
@@ -134,8 +134,7 @@ where
         for _ in 0..workers {
             scope.spawn(move || Worker::new(site).run());
         }
-        let mut walker =
-            Walk { site, fetch, runtime, ranges, window: Window::default(), before: None, part: None };
+        let mut walker = Walk::new(site, fetch, runtime, ranges);
         let walked = walk(&mut walker).and_then(|()| walker.finish());
         if let Err(error) = &walked
             && !matches!(error, TreeError::Stopped(_))

@@ -32,7 +32,7 @@ pub struct RestoreOptions {
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        Self { workers: crate::blocking::parallelism(), budget_bytes: 64 << 20, owners: true }
+        Self { workers: crate::blocking::parallelism(), budget_bytes: 40 << 20, owners: true }
     }
 }
 

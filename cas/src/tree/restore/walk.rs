@@ -17,8 +17,12 @@ use crate::tree::location::Extent;
 use crate::tree::node::{Item, tree_order};
 use crate::tree::stored::{Data, MapPlace, StoredNode};
 
-/// A window is worked on when it has this many files, cells and directories.
-const WINDOW: usize = 16_384;
+/// The first window is worked on when it has this many files, cells and directories: so that there is work early.
+const WINDOW_FIRST: usize = 6_144;
+
+/// How many the others have. Equal files share bytes wherever they stand, so a pack is asked for once more in each window
+/// that has one of its files; and this many are some 40 MB of nodes, of which there are those of two windows.
+const WINDOW: usize = 98_304;
 
 /// See the module.
 #[derive(Debug)]
@@ -28,13 +32,25 @@ pub(super) struct Walk<'a> {
     pub(super) runtime: &'a Handle,
     pub(super) ranges: Sender<RangeUnit>,
     pub(super) window: Window,
+    /// How much goes into it.
+    window_max: usize,
     /// The window before: on its way, and not settled.
-    pub(super) before: Option<Window>,
+    before: Option<Window>,
     /// Where only a part of the version is made.
     pub(super) part: Option<Part>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        site: &'a Site,
+        fetch: &'a Fetch,
+        runtime: &'a Handle,
+        ranges: Sender<RangeUnit>,
+    ) -> Self {
+        let window = Window::default();
+        Self { site, fetch, runtime, ranges, window, window_max: WINDOW_FIRST, before: None, part: None }
+    }
+
     /// Walks the directory `path`, which is there already, and all below it.
     pub(super) fn tree(&mut self, path: Arc<[u8]>, node: Arc<StoredNode>) -> Result<(), TreeError> {
         let mut stack = vec![(Arc::new(Dir { path, node }), 0)];
@@ -164,12 +180,13 @@ impl Walk<'_> {
         if self.site.failures.failed() {
             return Err(TreeError::Stopped("another part of the work failed"));
         }
-        if self.window.len() >= WINDOW { self.hand_on() } else { Ok(()) }
+        if self.window.len() >= self.window_max { self.hand_on() } else { Ok(()) }
     }
 
     /// Sends the window to the workers, and settles the one before.
     pub(super) fn hand_on(&mut self) -> Result<(), TreeError> {
         let mut window = std::mem::take(&mut self.window);
+        self.window_max = WINDOW;
         let (ranges, plain) = window.units();
         for unit in plain {
             self.site.queue.push(Ready::Plain(unit));

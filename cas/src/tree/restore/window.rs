@@ -14,10 +14,11 @@ use crate::tree::node::{Entry, Item};
 use crate::tree::put::join;
 use crate::tree::stored::{Place, StoredNode};
 
-/// Ranges with less than this between them are fetched as one: as cheap as a request.
-const GAP: u64 = 256 << 10;
-/// No request asks for more than this, but for one frame that is longer.
-const RANGE_MAX: u64 = 8 << 20;
+/// Ranges with less than this between them are fetched as one: a bucket sends as much while it thinks about a request.
+const GAP: u64 = 1 << 20;
+/// No request asks for more than this, but for one frame that is longer. A whole pack is two requests: frames do not end at
+/// its middle, so it is a little more than half of one.
+const RANGE_MAX: u64 = 9 << 20;
 /// How many files without frames a worker takes at once.
 const PLAIN_UNIT: usize = 256;
 
