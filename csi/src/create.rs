@@ -325,7 +325,7 @@ impl Node {
                     Some(source) => source.tree.clone(),
                     None => {
                         let facts = Facts::new(about, record.value.domain.clone());
-                        self.store_tree(operation, &facts, &id, &taken, None).await?.tree
+                        self.store_tree(operation, &facts, &id, &taken, None, false).await?.tree
                     }
                 };
                 let base = self.settle_in(&id, &staged.name, taken, tree).await?;

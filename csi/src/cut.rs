@@ -23,7 +23,7 @@ use crate::locks::VolumeGuard;
 use crate::node::Node;
 use crate::seal::SealRequest;
 use crate::service::NodeService;
-use crate::sync::SyncRequest;
+use crate::sync::{Manner, SyncRequest};
 use crate::volume::Volume;
 
 /// How often a cut is tried before the caller is told to come back.
@@ -103,7 +103,7 @@ impl Node {
                 kind,
                 attributes: member.attributes,
             };
-            result.versions.push(self.seal(request).await?.into_inner());
+            result.versions.push(Box::pin(self.seal(request)).await?.into_inner());
         }
         Ok(result)
     }
@@ -148,10 +148,11 @@ impl Node {
         }
         let cut = self.cut(members.iter().map(|member| member.volume.clone()).collect()).await?;
         let request = SyncRequest { role: Role::Manual, label: label(members) };
+        let manner = Manner { shares: true, ..Manner::default() };
         let syncs = volumes
             .iter()
             .zip(&cut.taken)
-            .map(|(volume, (live, taken))| self.sync_taken(volume, &request, false, live, taken));
+            .map(|(volume, (live, taken))| self.sync_taken(volume, &request, manner, live, taken));
         // All of them, also after a failure: each cleans up after itself.
         let synced: Vec<_> = futures::future::join_all(syncs).await;
         let versions = synced.into_iter().map(|synced| Ok(synced?.version)).collect::<Result<_, Error>>()?;

@@ -9,7 +9,7 @@ use types::{Change, VolumeId};
 
 use crate::error::Error;
 use crate::node::Node;
-use crate::sync::SyncRequest;
+use crate::sync::{Manner, SyncRequest};
 use crate::volume::{Standing, Volume};
 
 impl Node {
@@ -78,7 +78,7 @@ impl Node {
 
     /// A deleted volume can come back, so what is here is in it.
     async fn publish_last(self: &Arc<Self>, volume: &Arc<Volume>) -> Result<(), Error> {
-        match self.sync_locked(volume, &SyncRequest::plain(), false).await {
+        match self.sync_locked(volume, &SyncRequest::plain(), Manner::default()).await {
             Ok(_) => Ok(()),
             // Somebody else's by now: the tombstone will say so too.
             Err(Error::Cas(cas::Error::Lost { .. })) => Err(Error::Fenced { volume: volume.id.clone() }),

@@ -108,16 +108,17 @@ fn parse(stored: &StoredVersion) -> Option<VersionRef> {
 }
 
 impl Node {
-    /// A writer of trees into a domain, which stores only what is new there. Its puts are part of `operation`.
-    pub(crate) fn writer(&self, operation: &Operation, domain: &Domain) -> Writer {
+    /// A writer of trees into a domain, which stores only what is new there. Its puts are part of `operation`, and if it
+    /// `shares` they may wait for others, to fill packs with them.
+    pub(crate) fn writer(&self, operation: &Operation, domain: &Domain, shares: bool) -> Writer {
         let known = self.known_bytes();
         let dedup =
             Dedup { index: Arc::clone(known.index()), witness: operation.witness(), ask: known.ask() };
         let (store, session, cache) =
             (self.store().clone(), operation.session().clone(), Arc::clone(self.cache()));
-        Writer::new(store, session, domain.clone(), cache, Default::default())
-            .deduplicating(dedup)
-            .sharing(known.packs.clone())
+        let writer =
+            Writer::new(store, session, domain.clone(), cache, Default::default()).deduplicating(dedup);
+        if shares { writer.sharing(known.packs.clone()) } else { writer }
     }
 
     /// Fills the index of a domain that nothing is known of, from the versions that its volumes here grew from.

@@ -9,7 +9,7 @@ use crate::basis::Basis;
 use crate::error::Error;
 use crate::local;
 use crate::node::Node;
-use crate::sync::SyncRequest;
+use crate::sync::{Manner, SyncRequest};
 use crate::volume::{Standing, Volume};
 
 /// What a volume was when it was given up.
@@ -63,7 +63,8 @@ impl Node {
         // Before the record's write is sent: it may arrive in the next life of this node, after somebody has written.
         self.note_release(&volume.id, true).await?;
         self.pool().commit().await?;
-        let synced = match self.sync_locked(volume, &SyncRequest::plain(), true).await {
+        let manner = Manner { release: true, ..Manner::default() };
+        let synced = match self.sync_locked(volume, &SyncRequest::plain(), manner).await {
             Ok(synced) => synced,
             Err(error) => {
                 if !matches!(error, Error::Cas(cas::Error::Unsettled { .. })) {

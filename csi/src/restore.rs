@@ -15,7 +15,7 @@ use crate::layout::{self, DATA, OLD_PREFIX, STAGING};
 use crate::local;
 use crate::materialise::Staged;
 use crate::node::Node;
-use crate::sync::SyncRequest;
+use crate::sync::{Manner, SyncRequest};
 use crate::volume::{Base, Head, Volume};
 
 /// Which point of the timeline is wanted.
@@ -87,7 +87,7 @@ impl Node {
         let (entry, tree) = find(self.store(), &record, wanted).await?;
         // From the last sync to the swap nothing may be written through file calls: it would be in no version.
         let _closed = volume.close().await?;
-        self.sync_locked(volume, &SyncRequest::plain(), false).await?;
+        self.sync_locked(volume, &SyncRequest::plain(), Manner::default()).await?;
         let group = volume.facts().about.group.map(local::group);
         let unlimited = volume.facts().about;
         let about = unlimited.clone();

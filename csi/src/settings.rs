@@ -21,7 +21,6 @@ use crate::error::Error;
 use crate::local;
 use crate::node::Node;
 use crate::quota_class::QuotaClass;
-use crate::sync::SyncRequest;
 use crate::volume::{Standing, Volume};
 
 /// Syncing more often than this costs more than it can give.
@@ -116,7 +115,7 @@ impl SettingsKeeper {
         if !due {
             return;
         }
-        match self.node.sync(&volume.id, SyncRequest::plain()).await {
+        match self.node.sync_with_others(&volume.id).await {
             Ok(_) => {}
             Err(error) if error.kind() == Kind::Aborted => {}
             Err(error) => tracing::warn!(volume = %volume.id, %error, "not synced"),

@@ -294,7 +294,7 @@ impl Node {
                 Some(base) if self.is_listed(&operation, &volume.id, base).await? => Some(base),
                 Some(_) | None => None,
             };
-            let written = self.store_tree(&operation, &facts, &volume.id, &taken, base).await?;
+            let written = self.store_tree(&operation, &facts, &volume.id, &taken, base, false).await?;
             let record = cas::record::read(self.store(), &volume.id).await?;
             if let Some(record) = record
                 && timeline::find_version(self.store(), &record.value, &written.tree.version).await?.is_some()

@@ -19,7 +19,6 @@ use crate::error::Error;
 use crate::layout::DATA;
 use crate::local;
 use crate::node::Node;
-use crate::sync::SyncRequest;
 use crate::volume::Volume;
 
 /// How many volumes one pass syncs at a time. More would only queue for the pool's door.
@@ -74,7 +73,7 @@ impl Node {
         };
         futures::stream::iter(written)
             .for_each_concurrent(SYNCS, |volume| async move {
-                match self.sync(&volume.id, SyncRequest::plain()).await {
+                match self.sync_with_others(&volume.id).await {
                     Ok(_) => {}
                     Err(error) if error.kind() == Kind::Aborted => {}
                     Err(error) => tracing::warn!(volume = %volume.id, %error, "not synced"),

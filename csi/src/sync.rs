@@ -46,6 +46,15 @@ impl SyncRequest {
     }
 }
 
+/// How a sync goes about it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// The owner is none in the same write.
+    pub(crate) release: bool,
+    /// It may wait a moment for other volumes, to fill a pack with them. Where somebody waits for it, it waits for nobody.
+    pub(crate) shares: bool,
+}
+
 /// What a sync did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Synced {
@@ -96,6 +105,20 @@ impl Node {
     /// # Errors
     /// The volume is not this node's, another operation has it, or pool or store failed.
     pub async fn sync(self: &Arc<Self>, id: &VolumeId, request: SyncRequest) -> Result<Synced, Error> {
+        self.sync_as(id, request, Manner::default()).await
+    }
+
+    /// The same for one of several volumes that nobody waits for: their packs are shared.
+    pub(crate) async fn sync_with_others(self: &Arc<Self>, id: &VolumeId) -> Result<Synced, Error> {
+        self.sync_as(id, SyncRequest::plain(), Manner { shares: true, ..Manner::default() }).await
+    }
+
+    async fn sync_as(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        request: SyncRequest,
+        manner: Manner,
+    ) -> Result<Synced, Error> {
         let volume = self.volumes().get(id)?;
         let mut receiver = match volume.syncs.join(&request) {
             Joined::Follow(receiver) => receiver,
@@ -104,7 +127,7 @@ impl Node {
                 let receiver = sender.subscribe();
                 let node = Arc::clone(self);
                 let lead = self.detached("sync", async move {
-                    let result = node.run_sync(&volume, &request).await.map_err(Arc::new);
+                    let result = node.run_sync(&volume, &request, manner).await.map_err(Arc::new);
                     sender.send_replace(Some(result));
                     Ok(())
                 });
@@ -120,19 +143,20 @@ impl Node {
         self: &Arc<Self>,
         volume: &Arc<Volume>,
         request: &SyncRequest,
+        manner: Manner,
     ) -> Result<Synced, Error> {
         let _turn = volume.syncs.turn.lock().await;
         let guard = self.locks().try_acquire(&volume.id, "sync");
         let _guard = guard.inspect_err(|_| volume.syncs.close())?;
-        self.sync_locked(volume, request, false).await
+        self.sync_locked(volume, request, manner).await
     }
 
-    /// Syncs a volume that the caller has the lock of. With `release` the owner is none in the same write.
+    /// Syncs a volume that the caller has the lock of.
     pub(crate) async fn sync_locked(
         self: &Arc<Self>,
         volume: &Arc<Volume>,
         request: &SyncRequest,
-        release: bool,
+        manner: Manner,
     ) -> Result<Synced, Error> {
         if !volume.facts().unsettled.is_empty() {
             // A write that was sent may have happened. What follows must know.
@@ -148,7 +172,7 @@ impl Node {
                 Ok((local::marks(&live)?, local::take(root, &id, &live)?))
             })
             .await?;
-        self.sync_taken(volume, request, release, &live, &taken).await
+        self.sync_taken(volume, request, manner, &live, &taken).await
     }
 
     /// Publishes a snapshot that was just taken of live, by a caller that has the volume's lock.
@@ -156,7 +180,7 @@ impl Node {
         self: &Arc<Self>,
         volume: &Arc<Volume>,
         request: &SyncRequest,
-        release: bool,
+        manner: Manner,
         live: &Marks,
         taken: &Taken,
     ) -> Result<Synced, Error> {
@@ -166,7 +190,7 @@ impl Node {
             let claim = volume.claim(session.id())?;
             let operation = session.begin()?;
             let sync =
-                Sync { node: self, volume, operation: &operation, claim: &claim, request, release, started };
+                Sync { node: self, volume, operation: &operation, claim: &claim, request, manner, started };
             sync.publish(live, taken).await
         };
         let result = Box::pin(publish).await;
@@ -213,6 +237,7 @@ impl Node {
         volume: &VolumeId,
         taken: &Taken,
         base: Option<&Base>,
+        shares: bool,
     ) -> Result<Written, Error> {
         let (id, name, place) = (volume.clone(), taken.name.clone(), base.map(|base| base.place.clone()));
         let (tree, changes) = self
@@ -233,7 +258,7 @@ impl Node {
         if parent.is_none() {
             self.learn_relatives(&facts.domain).await;
         }
-        let written = self.writer(operation, &facts.domain).put(tree.into(), parent).await?;
+        let written = self.writer(operation, &facts.domain, shares).put(tree.into(), parent).await?;
         self.tell_hooks(&facts.domain, &written);
         Ok(written)
     }
@@ -267,7 +292,7 @@ struct Sync<'a> {
     operation: &'a Operation,
     claim: &'a Claim,
     request: &'a SyncRequest,
-    release: bool,
+    manner: Manner,
     started: Instant,
 }
 
@@ -295,7 +320,7 @@ impl Sync<'_> {
             heads: cas::entry::data_head(tree.clone()),
             role: self.request.role,
             label: self.request.label.clone(),
-            release: self.release,
+            release: self.manner.release,
             charge_bytes: Some(charge),
         };
         let known = self.node.known(self.volume);
@@ -353,7 +378,8 @@ impl Sync<'_> {
         taken: &Taken,
         base: Option<&Base>,
     ) -> Result<(VersionRef, Option<Written>), Error> {
-        let written = self.node.store_tree(self.operation, facts, &self.volume.id, taken, base).await?;
+        let (id, shares) = (&self.volume.id, self.manner.shares);
+        let written = self.node.store_tree(self.operation, facts, id, taken, base, shares).await?;
         Ok((written.tree.clone(), Some(written)))
     }
 
@@ -367,7 +393,7 @@ impl Sync<'_> {
         full_scan: bool,
     ) -> Result<Synced, Error> {
         let head = facts.head.as_ref().expect("only the head's tree is unchanged");
-        if self.release {
+        if self.manner.release {
             let tips = cas::entry::tips(&cas::entry::data_head(head.tree.clone()));
             lifecycle::release(self.operation, self.claim, &self.node.known(self.volume), &tips).await?;
         }
@@ -386,7 +412,7 @@ impl Sync<'_> {
             entry: head.entry,
             changed: false,
             bytes_uploaded: 0,
-            objects_written: u64::from(self.release),
+            objects_written: u64::from(self.manner.release),
             files_changed: 0,
             full_scan,
             took: self.started.elapsed(),

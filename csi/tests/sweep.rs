@@ -61,6 +61,36 @@ async fn a_sweep_syncs_what_was_written_to_and_asks_the_store_nothing_for_the_re
     stop(node).await;
 }
 
+/// Only the sweep's packs are shared: there nobody waits for an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_that_is_asked_for_fills_its_own_pack_and_waits_for_no_other() {
+    const TOGETHER: usize = 8;
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    for number in 0..TOGETHER {
+        node.create(request(&name(number))).await.unwrap();
+    }
+    for round in 0..4 {
+        let syncs = (0..TOGETHER).map(|number| {
+            write(&node, number, format!("file-{round}"));
+            let (node, name) = (Arc::clone(&node), name(number));
+            tokio::spawn(async move { node.sync(&id(&name), SyncRequest::plain()).await.unwrap() })
+        });
+        for synced in futures::future::join_all(syncs.collect::<Vec<_>>()).await {
+            assert_eq!(
+                synced.unwrap().objects_written,
+                2,
+                "round {round}: a pack of its own, and the record"
+            );
+        }
+    }
+    stop(node).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_sees_writes_in_nested_subvolumes_after_restores_and_in_forks() {
     if !has_btrfs() {
