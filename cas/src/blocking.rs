@@ -4,6 +4,7 @@
 //! future does not stop the work**; the permit stays with it until its end. So all work that goes through here must
 //! be repeatable.
 
+use std::sync::OnceLock;
 use std::thread;
 
 use tokio::sync::Semaphore;
@@ -36,9 +37,10 @@ where
     }
 }
 
-/// How many threads are worth starting for work that computes.
+/// How many threads are worth starting for work that computes. Asked once: the answer is read from several files.
 pub fn parallelism() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
 }
 
 #[cfg(test)]
