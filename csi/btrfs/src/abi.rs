@@ -31,6 +31,25 @@ const _: () = assert!(size_of::<SubvolWait>() == 16);
 /// `BTRFS_SUBVOL_SYNC_COUNT`
 pub(crate) const SUBVOL_SYNC_COUNT: u32 = 2;
 
+/// `struct btrfs_ioctl_encoded_io_args` (linux 5.18)
+#[repr(C)]
+pub(crate) struct EncodedIoArgs {
+    pub(crate) iov: *const nix::libc::iovec,
+    pub(crate) iovcnt: u64,
+    pub(crate) offset: i64,
+    pub(crate) flags: u64,
+    pub(crate) len: u64,
+    pub(crate) unencoded_len: u64,
+    pub(crate) unencoded_offset: u64,
+    pub(crate) compression: u32,
+    pub(crate) encryption: u32,
+    pub(crate) reserved: [u64; 8],
+}
+const _: () = assert!(size_of::<EncodedIoArgs>() == 128);
+
+/// `BTRFS_ENCODED_IO_COMPRESSION_ZSTD`
+pub(crate) const ENCODED_IO_COMPRESSION_ZSTD: u32 = 2;
+
 /// `struct btrfs_ioctl_timespec`
 #[repr(C)]
 #[derive(Clone, Copy, Default)]

@@ -9,6 +9,7 @@ pub mod cleaner;
 pub mod commit;
 mod delete;
 mod dir;
+pub mod encoded;
 mod error;
 pub mod features;
 pub mod filesystem;

@@ -10,9 +10,9 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::abi::{
-    DevInfoArgs, FsInfoArgs, GetDevStats, InoLookupArgs, LoopConfig, LoopInfo64, QgroupAssignArgs,
-    QgroupCreateArgs, QgroupLimitArgs, QuotaCtlArgs, SearchArgsV2, SearchKey, SendArgs, SpaceArgs,
-    SpaceBuffer, SubvolInfo, SubvolWait, Timespec, VolArgsV2,
+    DevInfoArgs, ENCODED_IO_COMPRESSION_ZSTD, EncodedIoArgs, FsInfoArgs, GetDevStats, InoLookupArgs,
+    LoopConfig, LoopInfo64, QgroupAssignArgs, QgroupCreateArgs, QgroupLimitArgs, QuotaCtlArgs, SearchArgsV2,
+    SearchKey, SendArgs, SpaceArgs, SpaceBuffer, SubvolInfo, SubvolWait, Timespec, VolArgsV2,
 };
 
 type Result<T> = std::result::Result<T, Errno>;
@@ -21,9 +21,9 @@ const MAGIC: u8 = 0x94;
 
 mod number {
     use super::{
-        DevInfoArgs, FsInfoArgs, GetDevStats, InoLookupArgs, LoopConfig, LoopInfo64, MAGIC, QgroupAssignArgs,
-        QgroupCreateArgs, QgroupLimitArgs, QuotaCtlArgs, SearchArgsV2, SendArgs, SpaceArgs, SubvolInfo,
-        SubvolWait, VolArgsV2,
+        DevInfoArgs, EncodedIoArgs, FsInfoArgs, GetDevStats, InoLookupArgs, LoopConfig, LoopInfo64, MAGIC,
+        QgroupAssignArgs, QgroupCreateArgs, QgroupLimitArgs, QuotaCtlArgs, SearchArgsV2, SendArgs, SpaceArgs,
+        SubvolInfo, SubvolWait, VolArgsV2,
     };
 
     // #define BTRFS_IOC_TREE_SEARCH_V2 _IOWR(BTRFS_IOCTL_MAGIC, 17, struct btrfs_ioctl_search_args_v2)
@@ -56,6 +56,8 @@ mod number {
     nix::ioctl_read!(get_subvol_info, MAGIC, 60, SubvolInfo);
     // #define BTRFS_IOC_SNAP_DESTROY_V2 _IOW(BTRFS_IOCTL_MAGIC, 63, struct btrfs_ioctl_vol_args_v2)
     nix::ioctl_write_ptr!(snap_destroy_v2, MAGIC, 63, VolArgsV2);
+    // #define BTRFS_IOC_ENCODED_WRITE _IOW(BTRFS_IOCTL_MAGIC, 64, struct btrfs_ioctl_encoded_io_args)
+    nix::ioctl_write_ptr!(encoded_write, MAGIC, 64, EncodedIoArgs);
     // #define BTRFS_IOC_SUBVOL_SYNC_WAIT _IOW(BTRFS_IOCTL_MAGIC, 65, struct btrfs_ioctl_subvol_wait)
     nix::ioctl_write_ptr!(subvol_sync_wait, MAGIC, 65, SubvolWait);
 
@@ -249,6 +251,26 @@ pub(crate) fn loop_ctl_get_free(control: BorrowedFd<'_>) -> Result<u32> {
 pub(crate) fn loop_configure(device: BorrowedFd<'_>, config: &LoopConfig) -> Result<()> {
     // SAFETY: a whole structure, which the kernel reads.
     unsafe { number::loop_configure(device.as_raw_fd(), config) }.map(drop)
+}
+
+/// Writes one zstd frame as an extent that holds `raw_len` bytes.
+pub(crate) fn encoded_write(file: BorrowedFd<'_>, offset: i64, frame: &[u8], raw_len: u64) -> Result<()> {
+    let iov = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
+    let args = EncodedIoArgs {
+        iov: &raw const iov,
+        iovcnt: 1,
+        offset,
+        flags: 0,
+        len: raw_len,
+        unencoded_len: raw_len,
+        unencoded_offset: 0,
+        compression: ENCODED_IO_COMPRESSION_ZSTD,
+        encryption: 0,
+        reserved: [0; 8],
+    };
+    // SAFETY: a whole structure, which the kernel reads; so it does the vector and the frame behind it, which outlive
+    // the call.
+    unsafe { number::encoded_write(file.as_raw_fd(), &raw const args) }.map(drop)
 }
 
 pub(crate) fn loop_get_status(device: BorrowedFd<'_>) -> Result<LoopInfo64> {

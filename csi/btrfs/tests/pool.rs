@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use btrfs::scratch::ScratchPool;
-use btrfs::{Errno, Error, cleaner, commit, features, filesystem, loopdev, send, space, subvolume};
+use btrfs::{Errno, Error, cleaner, commit, encoded, features, filesystem, loopdev, send, space, subvolume};
 
 macro_rules! pool {
     ($name:literal) => {
@@ -227,4 +227,22 @@ fn a_send_stream_is_a_second_opinion() {
     let something = stream(&third, send::Options { parent_id, without_data: true }).unwrap();
     assert!(nothing.len() < 200 && something.len() > nothing.len(), "{} {}", nothing.len(), something.len());
     assert!(stream(&data, send::Options::default()).unwrap_err().is(Errno::EPERM), "only read-only ones");
+}
+
+#[test]
+fn a_frame_is_written_as_it_is_and_read_as_what_is_in_it() {
+    let pool = pool!("a_frame_is_written_as_it_is_and_read_as_what_is_in_it");
+    let root = pool.root().unwrap();
+    let file = File::create(root.proc_path().join("encoded")).unwrap();
+    let bytes: Vec<u8> = (0..300_000u32).flat_map(|n| (n / 100).to_le_bytes()).take(300_000).collect();
+    let mut compressor = zstd::bulk::Compressor::new(3).unwrap();
+    compressor.set_parameter(zstd::zstd_safe::CParameter::WindowLog(17)).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+    for (number, raw) in bytes.chunks(encoded::RAW_MAX).enumerate() {
+        let frame = compressor.compress(raw).unwrap();
+        encoded::write(file.as_fd(), (number * encoded::RAW_MAX) as u64, &frame, raw.len()).unwrap();
+    }
+    assert_eq!(fs::read(root.proc_path().join("encoded")).unwrap(), bytes);
+    let refused = encoded::write(file.as_fd(), 0, &bytes[..4_096], 4_096).unwrap_err();
+    assert!(refused.is(Errno::EINVAL) && refused.to_string().contains("ENCODED_WRITE"), "{refused}");
 }
