@@ -10,6 +10,7 @@ mod bench;
 mod cost;
 mod csi;
 mod database;
+mod encoded;
 mod fork;
 mod list;
 mod sibling;
@@ -45,8 +46,8 @@ struct Arguments {
     #[arg(long)]
     data: Option<PathBuf>,
     /// A directory of similar projects, as hack/w100 makes it.
-    #[arg(long, default_value = "")]
-    similar: PathBuf,
+    #[arg(long)]
+    similar: Option<PathBuf>,
     /// Where pools and store go.
     #[arg(long, default_value = "/dev/shm")]
     place: PathBuf,
@@ -67,7 +68,7 @@ enum Group {
     Fork,
     /// One edited file against raw snapshots and store round trips.
     Sync,
-    /// All of wake, whole, sibling, similar, database and cost.
+    /// All of wake, whole, sibling, similar, database, cost and encoded.
     Store,
     /// First sync and wake through the daemons, against `btrfs send | zstd` and `btrfs receive`.
     Wake,
@@ -81,6 +82,8 @@ enum Group {
     Database,
     /// A long history; a cold read.
     Cost,
+    /// A restore with and without `ENCODED_WRITE` and reflinks.
+    Encoded,
     /// CSI clones, publications, and all of it beside a long restore, against the raw calls.
     Csi,
     /// Lists of many volumes on fake nodes.
@@ -113,11 +116,11 @@ async fn main() -> Result<()> {
 }
 
 /// What `store` stands for.
-const STORE: [Group; 6] =
-    [Group::Wake, Group::Whole, Group::Sibling, Group::Similar, Group::Database, Group::Cost];
+const STORE: [Group; 7] =
+    [Group::Wake, Group::Whole, Group::Sibling, Group::Similar, Group::Database, Group::Cost, Group::Encoded];
 
 /// Groups that work on real files.
-const ON_DATA: [Group; 8] = [
+const ON_DATA: [Group; 9] = [
     Group::Fork,
     Group::Sync,
     Group::Wake,
@@ -126,6 +129,7 @@ const ON_DATA: [Group; 8] = [
     Group::Similar,
     Group::Database,
     Group::Cost,
+    Group::Encoded,
 ];
 
 impl Arguments {
@@ -166,8 +170,12 @@ async fn on_data(arguments: &Arguments, place: &Path) -> Result<Vec<Figure>> {
         figures.extend(shown(bench.cold_read(&source)?));
         figures.extend(shown(bench.history()?));
     }
+    if arguments.wants(Group::Encoded) {
+        figures.extend(shown(bench.encoded(&source, arguments.repetitions)?));
+    }
     if arguments.wants(Group::Similar) {
-        figures.extend(shown(bench.similar(&projects(&arguments.similar)?).await?));
+        let similar = arguments.similar.as_deref().context("similar needs --similar; hack/bench gives it")?;
+        figures.extend(shown(bench.similar(&projects(similar)?).await?));
     }
     if arguments.wants(Group::Database) {
         figures.extend(shown(bench.database().await?));

@@ -36,13 +36,13 @@ impl Bench {
                 format!("one edited file in {} to durable, hub RPC p50, {ROUNDS} rounds", source.files),
                 (millis(median(&took)), "ms"),
                 ("the store's round trips (write + fsync)", trips),
-                Target::Plus(50.0),
+                Target::Plus(30.0),
             ),
             Figure::new(
                 "sync",
                 "writes to the store for it",
                 (writes, "writes"),
-                ("3 writes", 3.0),
+                ("2 writes", 2.0),
                 Target::Limit,
             ),
         ])
