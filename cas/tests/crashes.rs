@@ -364,7 +364,7 @@ async fn templates_bundles_and_snapshots_are_sealed_and_deleted_wherever_it_is_k
         },
     )
     .await;
-    // As the hub does it: the name first, so that nobody is led to what is gone.
+    // As the hub does it: the name last, so that who repeats it finds what is to go.
     enumerate(
         "a bundle and its name are deleted",
         |_, node| {
@@ -380,8 +380,8 @@ async fn templates_bundles_and_snapshots_are_sealed_and_deleted_wherever_it_is_k
         |_, node| {
             async {
                 let name = "app".parse().unwrap();
-                names::remove(&node.store, NameKind::Bundle, &name, &id("sealed")).await?;
-                lifecycle::delete(&node.store, &id("sealed"), None, Authority::Unowned).await.map(drop)
+                lifecycle::delete(&node.store, &id("sealed"), None, Authority::Unowned).await?;
+                names::remove(&node.store, NameKind::Bundle, &name, &id("sealed")).await.map(drop)
             }
             .boxed()
         },

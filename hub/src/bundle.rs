@@ -124,15 +124,18 @@ pub async fn find(hub: &Hub, text: &str) -> Result<Record, Error> {
     if record.kind == RecordKind::Bundle { Ok(record) } else { Err(missing()) }
 }
 
-/// Finds a template's record by its name, or by its id; nothing where there is none.
-pub async fn find_template(hub: &Hub, text: &str) -> Result<Option<VolumeId>, Error> {
+/// Finds the bundle or template that is to be deleted, by its id or its name: also one that is deleted and whose name still
+/// leads to it.
+pub async fn find_to_delete(hub: &Hub, kind: RecordKind, text: &str) -> Result<Option<VolumeId>, Error> {
     let name: ResourceName = proto::convert::required("name", text)?;
-    if let Some(id) = names::resolve(&hub.store, NameKind::Template, &name).await? {
+    if let Ok(id) = text.parse::<VolumeId>()
+        && let Some(record) = hub.catalog.read(&id).await?
+        && record.kind == kind
+    {
         return Ok(Some(id));
     }
-    let Ok(id) = text.parse::<VolumeId>() else { return Ok(None) };
-    let record = hub.catalog.read(&id).await?;
-    Ok(record.filter(|record| record.kind == RecordKind::Template).map(|record| record.id))
+    let names = if kind == RecordKind::Bundle { NameKind::Bundle } else { NameKind::Template };
+    Ok(names::resolve(&hub.store, names, &name).await?)
 }
 
 /// Lists all bundles, each once, with the name that leads to it.

@@ -192,20 +192,11 @@ pub async fn delete(hub: &Arc<Hub>, volume: &VolumeId) -> Result<(), Error> {
 async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
     let Some(record) = hub.catalog.read(volume).await? else { return Ok(()) };
     match record.state {
-        Life::Deleted | Life::Purged => return Ok(()),
+        // What deleted it may have died before its name went.
+        Life::Deleted | Life::Purged => return forget_name(hub, &record).await,
         Life::Creating | Life::Live => {}
     }
     crate::bundle::refuse_while_used(hub, &record).await?;
-    // Its name goes first: a name that points nowhere is clear, one that points to a tombstone is not.
-    if let Some(kind) = name_kind(record.kind)
-        && let Some(name) = record.attributes.get(NAME).and_then(|name| name.parse::<ResourceName>().ok())
-    {
-        match cas::names::remove(&hub.store, kind, &name, volume).await {
-            // The name was given to a newer one since.
-            Ok(_) | Err(cas::Error::NameTaken { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
     let node = match hub.whereabouts(&record, hub.verdict_time()).await? {
         Whereabouts::Live(node) => *node,
         Whereabouts::Asleep | Whereabouts::Fenced => anybody(hub, &record)?,
@@ -228,8 +219,24 @@ async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
         hub.catalog.read(volume).await?;
         return Err(used);
     }
+    forget_name(hub, &record).await?;
     crate::unique::retire(hub, &record).await;
     tracing::info!(%volume, node = %node.name(), "deleted a volume");
+    Ok(())
+}
+
+/// Takes away the name that leads to a record that is deleted. It goes last: whoever repeats a deletion that was cut short
+/// still finds by it what is to be deleted, and for all others a name that leads to a tombstone leads nowhere.
+async fn forget_name(hub: &Hub, record: &Record) -> Result<(), Error> {
+    if let Some(kind) = name_kind(record.kind)
+        && let Some(name) = record.attributes.get(NAME).and_then(|name| name.parse::<ResourceName>().ok())
+    {
+        match cas::names::remove(&hub.store, kind, &name, &record.id).await {
+            // The name was given to a newer one since.
+            Ok(_) | Err(cas::Error::NameTaken { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(())
 }
 

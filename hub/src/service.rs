@@ -488,10 +488,9 @@ impl Service for HubService {
         &self,
         request: Request<api::DeleteBundleRequest>,
     ) -> Answer<api::DeleteBundleResponse> {
-        match bundle::find(&self.hub, &request.into_inner().bundle).await {
-            Ok(bundle) => order::delete(&self.hub, &bundle.id).await?,
-            Err(Error::NoBundle { .. }) => {}
-            Err(error) => return Err(error.into()),
+        let bundle = request.into_inner().bundle;
+        if let Some(bundle) = bundle::find_to_delete(&self.hub, RecordKind::Bundle, &bundle).await? {
+            order::delete(&self.hub, &bundle).await?;
         }
         Ok(Response::new(api::DeleteBundleResponse {}))
     }
@@ -509,7 +508,8 @@ impl Service for HubService {
         &self,
         request: Request<api::DeleteTemplateRequest>,
     ) -> Answer<api::DeleteTemplateResponse> {
-        if let Some(template) = bundle::find_template(&self.hub, &request.into_inner().name).await? {
+        let name = request.into_inner().name;
+        if let Some(template) = bundle::find_to_delete(&self.hub, RecordKind::Template, &name).await? {
             order::delete(&self.hub, &template).await?;
         }
         Ok(Response::new(api::DeleteTemplateResponse {}))

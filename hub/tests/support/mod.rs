@@ -65,7 +65,7 @@ impl TestHub {
         Self::start_as(objects, listener, Settings { timings: TIMINGS, ..Settings::default() }).await
     }
 
-    async fn start_as(objects: &Arc<dyn Objects>, listener: TcpListener, settings: Settings) -> Self {
+    pub async fn start_as(objects: &Arc<dyn Objects>, listener: TcpListener, settings: Settings) -> Self {
         let store = open(objects).await;
         let state = State::memory(store.id()).unwrap();
         let shutdown = CancellationToken::new();
