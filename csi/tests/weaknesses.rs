@@ -322,6 +322,36 @@ async fn w29_a_fork_and_a_move_cost_what_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w30_a_restore_needs_room_for_the_tree_and_not_for_its_history() {
+    const FILE: usize = 24 << 20;
+    const VERSIONS: u32 = 16;
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    // All that was ever stored is more than the second pool has in all.
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::sized("node-b", "320Mi"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    a.create(request("vol-1")).await.unwrap();
+    let mut noise = vec![0; FILE];
+    for version in 0..VERSIONS {
+        blake3::Hasher::new().update(&version.to_le_bytes()).finalize_xof().fill(&mut noise);
+        std::fs::write(live(&a, "vol-1").join("large"), &noise).unwrap();
+        durable(&a, "vol-1").await;
+    }
+    assert!(faults.counts().bytes_written > 320 << 20, "{:?}", faults.counts());
+    a.release(&id("vol-1"), false).await.unwrap();
+    faults.reset();
+    b.acquire(&id("vol-1"), false).await.unwrap();
+    let read = faults.counts().bytes_read;
+    assert!(read < (FILE + FILE / 10) as u64, "{read} bytes were read for a tree of {FILE}");
+    assert_eq!(std::fs::read(live(&b, "vol-1").join("large")).unwrap(), noise);
+    assert!(names(b.pool().path().join("staging")).is_empty());
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w31_a_new_owner_of_every_file_costs_no_contents() {
     if !has_btrfs() {
         return;
