@@ -151,7 +151,7 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn random_schedules_keep_the_invariants() {
     let first = number("RECORD_SEED", 1);
-    let schedules = number("RECORD_SCHEDULES", 200);
+    let schedules = number("RECORD_SCHEDULES", 500);
     let (next, total) = (AtomicU64::new(first), Mutex::new(Counts::default()));
     let began = Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64).min(schedules);
