@@ -1,5 +1,7 @@
 //! The calls that are killed, and how they are sent: each can be sent again as it is.
 
+use std::collections::HashMap;
+
 use proto::hub::{
     CreateVolumeRequest, DeleteVolumeRequest, ForkVolumeRequest, ListEntriesRequest, RestoreVolumeRequest,
     SnapshotVolumeRequest, TriggerSyncRequest,
@@ -41,7 +43,9 @@ impl Call {
         let mut hub = cluster.hub();
         match self.clone() {
             Self::Create { request_id } => {
-                let request = CreateVolumeRequest { request_id, ..CreateVolumeRequest::default() };
+                let attributes = attributes();
+                let request =
+                    CreateVolumeRequest { request_id, attributes, ..CreateVolumeRequest::default() };
                 let volume = hub.create_volume(request).await?.into_inner();
                 Ok(Answer { volume_id: volume.volume_id, version: volume.version })
             }
@@ -57,6 +61,7 @@ impl Call {
                 let request = ForkVolumeRequest {
                     request_id,
                     source_volume_id: volume_id,
+                    attributes: attributes(),
                     ..ForkVolumeRequest::default()
                 };
                 let volume = hub.fork_volume(request).await?.into_inner();
@@ -95,4 +100,10 @@ impl Call {
             }
         }
     }
+}
+
+/// As many snapshots as there can be: one that was cut short and asked for again may stand twice, and must push no acknowledged
+/// one out.
+fn attributes() -> HashMap<String, String> {
+    HashMap::from([("max-snapshots".to_owned(), "32".to_owned())])
 }

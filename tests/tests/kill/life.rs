@@ -28,7 +28,7 @@ const FIRST_GUESS: Duration = Duration::from_millis(10);
 /// The reader's cache, below the size of what is read.
 const CACHE_BYTES: usize = 16 << 20;
 
-/// The rolling snapshots of a volume are five; the test takes no more, so that none is thinned by rule.
+/// The rolling snapshots of a volume are 32 here (`max-snapshots`); the test takes far fewer, so that none is thinned by rule.
 const SNAPSHOTS: usize = 5;
 
 #[derive(Debug, Default)]
