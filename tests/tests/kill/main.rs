@@ -3,7 +3,7 @@
 //! every acknowledged version restores byte-equal from the store alone, and every live tree is the last acknowledged one.
 //!
 //! A cluster lives for [`LIFE`] kills; then the next one begins. The bounded form is a part of one life. The long one:
-//! `KILLS=10000 KILL_CLUSTERS=4 cargo test --release -p tests --test kill -- --nocapture`. `KILL_SEED` repeats a schedule as
+//! `KILLS=10000 KILL_CLUSTERS=8 cargo test -p tests --test kill -- --nocapture`. `KILL_SEED` repeats a schedule as
 //! far as timing allows; each life prints its own. `KEEP=failed` leaves the cluster of a life that failed.
 
 mod call;
