@@ -6,18 +6,16 @@ mod common;
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cas::objects::{CallKind, Fault};
+use common::kubelet::{Kubelet, capability, code, mounts_below, noise};
 use common::{TestPool, has_btrfs, head, id, live, request, stop, store};
 use csi::create::CreateRequest;
 use csi::csi::DRIVER;
 use csi::csi::identity::{Plugin, Readiness};
-use csi::csi::node::{CsiNode, NodeOptions};
-use csi::node::Node;
 use nix::mount::{MsFlags, mount};
 use proptest::prelude::*;
 use proto::csi::v1 as api;
@@ -25,93 +23,7 @@ use proto::csi::v1::identity_server::Identity as _;
 use proto::csi::v1::node_server::Node as _;
 use proto::csi::v1::volume_capability::access_mode::Mode;
 use proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume};
-use tonic::{Code, Request, Response, Status};
-
-fn capability(mode: Mode, flags: &[&str]) -> Option<api::VolumeCapability> {
-    Some(api::VolumeCapability {
-        access_mode: Some(AccessMode { mode: mode.into() }),
-        access_type: Some(AccessType::Mount(MountVolume {
-            mount_flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-            ..Default::default()
-        })),
-    })
-}
-
-fn code<T>(answer: Result<Response<T>, Status>) -> Code {
-    answer.map_or_else(|status| status.code(), |_| Code::Ok)
-}
-
-struct Kubelet {
-    service: CsiNode,
-    dir: tempfile::TempDir,
-}
-
-impl Kubelet {
-    fn new(node: &Arc<Node>) -> Self {
-        let options = NodeOptions { driver: DRIVER.to_owned(), max_volumes: 7 };
-        let dir = tempfile::Builder::new().prefix("opensail-kubelet-").tempdir().unwrap();
-        Self { service: CsiNode::new(Arc::clone(node), options), dir }
-    }
-
-    fn target(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn publish_request(&self, volume: &str, target: &str) -> api::NodePublishVolumeRequest {
-        api::NodePublishVolumeRequest {
-            volume_id: volume.to_owned(),
-            target_path: self.target(target).display().to_string(),
-            staging_target_path: self.target("staging").display().to_string(),
-            volume_capability: capability(Mode::SingleNodeWriter, &[]),
-            ..Default::default()
-        }
-    }
-
-    async fn publish(&self, request: api::NodePublishVolumeRequest) -> Code {
-        code(self.service.node_publish_volume(Request::new(request)).await)
-    }
-
-    async fn unpublish(&self, volume: &str, target: &str) -> Code {
-        let target_path = self.target(target).display().to_string();
-        let request = api::NodeUnpublishVolumeRequest { volume_id: volume.to_owned(), target_path };
-        code(self.service.node_unpublish_volume(Request::new(request)).await)
-    }
-
-    async fn stats(&self, volume: &str, target: &str) -> Result<api::VolumeUsage, Code> {
-        let request = api::NodeGetVolumeStatsRequest {
-            volume_id: volume.to_owned(),
-            volume_path: self.target(target).display().to_string(),
-            ..Default::default()
-        };
-        let answer = self.service.node_get_volume_stats(Request::new(request)).await;
-        let answer = answer.map_err(|status| status.code())?.into_inner();
-        assert_eq!(answer.usage.len(), 1, "no row of zeros for inodes");
-        assert!(!answer.volume_condition.unwrap().abnormal);
-        Ok(answer.usage[0])
-    }
-}
-
-impl Drop for Kubelet {
-    fn drop(&mut self) {
-        // What a failed test left mounted must not be deleted into.
-        for point in mounts_below(self.dir.path()) {
-            let status = Command::new("umount").arg("-l").arg(point).status();
-            assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
-        }
-    }
-}
-
-fn mounts_below(path: &Path) -> Vec<PathBuf> {
-    let mounts = csi::mounts::read().unwrap();
-    mounts.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(path)).collect()
-}
-
-/// Incompressible bytes.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut noise = vec![0; bytes];
-    rand::rng().fill_bytes(&mut noise);
-    noise
-}
+use tonic::{Code, Request};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect1_w21_demand02_unpublish_never_deletes_data() {

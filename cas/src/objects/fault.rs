@@ -72,6 +72,8 @@ pub enum Fault {
     Conflict,
     /// Made after a pause.
     Delay(Duration),
+    /// Nothing is said until the plans end ([`FaultStore::heal`]); then it is made.
+    Stall,
     /// Made, with half of the bytes lost on the way: a put stores the first half and says that it went well, a get or
     /// ranged get returns it. No implementation does this; what reads has to find it. For any other call, nothing.
     Truncate,
@@ -151,12 +153,14 @@ pub struct FaultStore {
     inner: Arc<dyn Objects>,
     state: Arc<Mutex<State>>,
     dead: watch::Sender<bool>,
+    /// How often the plans were ended.
+    healed: watch::Sender<u64>,
 }
 
 impl FaultStore {
     /// Goes between a caller and `inner`, with no faults.
     pub fn new(inner: Arc<dyn Objects>) -> Self {
-        Self { inner, state: Arc::default(), dead: watch::Sender::new(false) }
+        Self { inner, state: Arc::default(), dead: watch::Sender::new(false), healed: watch::Sender::new(0) }
     }
 
     /// The store behind the faults.
@@ -217,9 +221,10 @@ impl FaultStore {
         });
     }
 
-    /// Ends all plans. The dead stay dead.
+    /// Ends all plans, and lets what they stalled go on. The dead stay dead.
     pub fn heal(&self) {
         self.lock().plan = None;
+        self.healed.send_modify(|times| *times += 1);
     }
 
     /// What was called since the beginning or the last [`reset`](Self::reset).
@@ -320,6 +325,8 @@ impl FaultStore {
         if self.is_dead() {
             return future::pending().await;
         }
+        // Before the plan is asked: one that ends in between lets it go on.
+        let mut healed = self.healed.subscribe();
         let fault = self.begin(kind, key, bytes);
         let unavailable = || ObjectError::Unavailable {
             what: format!("{kind:?} {key}"),
@@ -354,6 +361,11 @@ impl FaultStore {
             Fault::Conflict => Err(refused(|key| ObjectError::Conflict { key })),
             Fault::Delay(pause) => {
                 tokio::time::sleep(pause).await;
+                made(Cut::Whole).await.map(whole)
+            }
+            Fault::Stall => {
+                // The sender is this store's, which the caller holds.
+                drop(healed.changed().await);
                 made(Cut::Whole).await.map(whole)
             }
             Fault::DieBefore => {
@@ -481,6 +493,20 @@ mod tests {
             assert_eq!(heard, answer, "{fault:?}");
             assert_eq!(disk.head(&key).await.is_ok(), written, "{fault:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_stalled_write_is_made_when_the_plans_end() {
+        let (disk, store) = stores();
+        store.at_write(0, Fault::Stall);
+        let key = key();
+        let put = store.put(&key, "x".into(), &Condition::IfAbsent);
+        tokio::pin!(put);
+        assert!(futures::poll!(&mut put).is_pending());
+        assert!(disk.head(&key).await.is_err(), "nothing was made");
+        store.heal();
+        put.await.unwrap();
+        assert!(disk.head(&key).await.is_ok());
     }
 
     #[tokio::test]

@@ -155,7 +155,7 @@ impl CsiNode {
             }
             self.here(&request.volume_id)?
         };
-        let _publishing = self.publishing(&volume.id)?;
+        let publishing = self.publishing(&volume.id)?;
         // Nothing takes the volume away or swaps it while it is being mounted.
         let entered = volume.enter().await.map_err(status)?;
         let session = self.node.session().map_err(status)?;
@@ -166,7 +166,8 @@ impl CsiNode {
         let (id, path) = (volume.id.clone(), request.target_path);
         let change = self
             .run(move |pool, root| {
-                let _entered = entered;
+                // With the work, not with the caller: one whose patience ends must not let the next one in beside it.
+                let _held = (publishing, entered);
                 let target = target(&path)?;
                 if exclusive && let Some(other) = mount::elsewhere(pool, &id, &target)?.first() {
                     return Err(Error::SingleWriter { volume: id, target: other.display().to_string() });
@@ -198,12 +199,15 @@ impl CsiNode {
             // No id, so nothing of ours can be there.
             (None, None) => return Ok(()),
         };
-        let _publishing = self.publishing(&id)?;
+        let publishing = self.publishing(&id)?;
         let here = id.clone();
         let change = self
-            .run(move |pool, _| match mount::target("target_path", &path)? {
-                Some(target) => mount::unbind(pool, &here, &target),
-                None => Ok(Change::Already(())),
+            .run(move |pool, _| {
+                let _held = publishing;
+                match mount::target("target_path", &path)? {
+                    Some(target) => mount::unbind(pool, &here, &target),
+                    None => Ok(Change::Already(())),
+                }
             })
             .await?;
         if change.is_made() {

@@ -8,6 +8,8 @@
     reason = "tests: each file uses a part of it, and a skip is said out loud"
 )]
 
+pub mod kubelet;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
