@@ -109,6 +109,10 @@ pub struct NodeConfig {
     #[arg(long, value_name = "SIZE", default_value = "8Mi")]
     pub scrub_rate: ByteSize,
 
+    /// How many deleted subvolumes may wait for the kernel to give their space back; a deletion beyond them waits.
+    #[arg(long, value_name = "COUNT", default_value = "512")]
+    pub deleted_most: u64,
+
     /// What is evicted when the pool fills up.
     #[command(flatten)]
     pub marks: Marks,

@@ -31,6 +31,11 @@ impl Node {
         let session = self.session()?;
         self.require_unmounted(id)?;
         let volume = self.volumes().find(id);
+        // Before anything is written: what is refused has not happened.
+        let _deletion = match &volume {
+            Some(_) => Some(self.begin_deletion().await?),
+            None => None,
+        };
         let Some(record) = cas::record::read(self.store(), id).await? else {
             return match volume {
                 // No tombstone: nobody may say that this copy is not needed.

@@ -172,6 +172,14 @@ pub enum Error {
         /// How much is left.
         left: ByteSize,
     },
+    /// As many deleted subvolumes wait for the kernel as may.
+    #[error(
+        "{most} deleted subvolumes wait for the kernel's cleaner, as many as may (--deleted-most); nothing was deleted, ask again"
+    )]
+    CleanerBehind {
+        /// How many may.
+        most: u64,
+    },
     /// Another daemon works on this pool.
     #[error("another daemon works on the pool at {}: stop it first", path.display())]
     PoolInUse {
@@ -329,7 +337,9 @@ impl Classify for Error {
             | Self::BadOption { .. }
             | Self::Listen { .. }
             | Self::ToolFailed { .. } => Kind::FailedPrecondition,
-            Self::PoolFull { .. } | Self::NoSpace { .. } => Kind::ResourceExhausted,
+            Self::PoolFull { .. } | Self::NoSpace { .. } | Self::CleanerBehind { .. } => {
+                Kind::ResourceExhausted
+            }
             Self::NoQuota { .. } => Kind::Unimplemented,
             Self::Damaged { .. } => Kind::DataLoss,
             Self::NoSession | Self::ShuttingDown | Self::StoreUnusable { .. } => Kind::Unavailable,

@@ -15,6 +15,7 @@ pub mod csi;
 pub mod cut;
 pub mod deaths;
 pub mod delete;
+mod deletions;
 pub mod error;
 pub mod evict;
 pub mod files;

@@ -15,6 +15,7 @@ use types::{NodeName, SessionId};
 
 use crate::compute::Meter;
 use crate::config::NodeConfig;
+use crate::deletions::Deletions;
 use crate::error::Error;
 use crate::known::KnownBytes;
 use crate::locks::Locks;
@@ -39,6 +40,7 @@ pub struct Node {
     volumes: Volumes,
     locks: Locks,
     shelf: Shelf,
+    deletions: Deletions,
     cache: Arc<Cache>,
     known: KnownBytes,
     tasks: TaskTracker,
@@ -65,6 +67,7 @@ impl Node {
             volumes: Volumes::default(),
             locks: Locks::default(),
             shelf: Shelf::default(),
+            deletions: Deletions::default(),
             cache: Cache::new(CACHE_BYTES),
             known,
             tasks: TaskTracker::new(),
@@ -125,6 +128,11 @@ impl Node {
     /// The pool's snapshots.
     pub fn shelf(&self) -> &Shelf {
         &self.shelf
+    }
+
+    /// The deletions that have begun.
+    pub(crate) fn deletions(&self) -> &Deletions {
+        &self.deletions
     }
 
     /// What it tells Prometheus.
