@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use types::{MemberName, VolumeId};
 
 use crate::about::About;
+use crate::account::Account;
 use crate::basis::Basis;
 use crate::error::Error;
 use crate::local;
@@ -133,25 +134,30 @@ impl Node {
         let session = self.session()?;
         self.pool().require_room().await?;
         let head = head_of(record)?;
+        let nearest = self.nearest(record, &head.tree.version).await?;
         // Without a limit while it is filled: what counts for the volume is set right when the charge is known.
-        let group = self.new_group(None).await?;
-        let staged = match self.materialise(record, &head.tree, group).await {
+        let account = self.account(record, &nearest).await?;
+        let staged = match self.materialise_from(nearest, record, &head.tree, account.group()).await {
             Ok(staged) => staged,
             Err(error) => {
-                self.drop_group(group).await;
+                self.close_account(account).await;
                 return Err(error);
             }
         };
-        let taken = self.take_over(record, &head, &staged, group, force).await;
+        let left = self.volumes().find(id).and_then(|volume| volume.facts().about.group);
+        let taken = self.take_over(record, &head, &staged, account, force).await;
         let (acquired, about, base) = match taken {
             Ok(taken) => taken,
             Err(error) => {
                 self.unstage(&staged.name).await;
                 self.leave(id).await;
-                self.drop_group(group).await;
+                self.close_account(account).await;
                 return Err(error);
             }
         };
+        if left != about.group {
+            self.drop_group(left.map(local::group)).await;
+        }
         let record = acquired.record.value;
         if let Some(takeover) = record.taken_over() {
             crate::metrics::taken_over(self, takeover);
@@ -204,16 +210,16 @@ impl Node {
         record: &Record,
         head: &Head,
         staged: &Staged,
-        group: Option<GroupId>,
+        account: Account,
         force: bool,
     ) -> Result<(Acquired, About, Base), Error> {
         let id = &record.id;
         let session = self.session()?;
         let about = About {
             birth: record.birth,
-            group: group.map(GroupId::number),
+            group: account.group().map(GroupId::number),
             limit_bytes: record.quota.limit_bytes,
-            offset_bytes: 0,
+            offset_bytes: account.offset_bytes(),
             unborn: false,
             class: QuotaClass::of(&record.attributes),
             releasing: false,
@@ -229,7 +235,10 @@ impl Node {
                 return Err(error.into());
             }
         };
-        let about = self.set_limit(id, about, record.quota.charge_bytes).await?;
+        let about = match account {
+            Account::Kept { .. } => self.keep_limit(id, about).await?,
+            Account::New(_) => self.set_limit(id, about, record.quota.charge_bytes).await?,
+        };
         let base = self.settle_in(id, &staged.name, taken, head.tree.clone()).await?;
         self.pool().commit().await?;
         Ok((acquired, about, base))

@@ -402,12 +402,34 @@ impl Node {
 
     /// Sets the limit of a copy so that as much is left as elsewhere, where `charged` bytes count for it now.
     pub(crate) async fn set_limit(&self, id: &VolumeId, about: About, charged: u64) -> Result<About, Error> {
+        let about = self.note_offset(id, about, charged).await?;
+        self.keep_limit(id, about).await
+    }
+
+    /// Notes what a copy's group is charged here beyond the `charged` bytes that count for it.
+    pub(crate) async fn note_offset(
+        &self,
+        id: &VolumeId,
+        about: About,
+        charged: u64,
+    ) -> Result<About, Error> {
         let id = id.clone();
         self.pool()
             .run(move |root| {
                 let used = local::used(root, &about)?;
                 let offset_bytes = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub_unsigned(charged);
                 let about = About { offset_bytes, ..about };
+                local::set_about(root, &id, &about)?;
+                Ok(about)
+            })
+            .await
+    }
+
+    /// Sets the limit of a copy whose offset is known.
+    pub(crate) async fn keep_limit(&self, id: &VolumeId, about: About) -> Result<About, Error> {
+        let id = id.clone();
+        self.pool()
+            .run(move |root| {
                 local::limit(root, &about, about.kernel_limit())?;
                 local::set_about(root, &id, &about)?;
                 Ok(about)

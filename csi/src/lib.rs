@@ -3,6 +3,7 @@
 //! `README.md` beside this crate says what holds and why; `PROTOCOL.md` in the project says who may write what.
 
 pub mod about;
+mod account;
 pub mod acquire;
 pub mod basis;
 pub mod changes;

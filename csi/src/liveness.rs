@@ -127,24 +127,20 @@ impl Node {
     /// The kernel refused.
     pub async fn tidy(&self) -> Result<(), Error> {
         let (free, groups) = (self.shelf().take_free(), self.take_spare_groups());
-        let left = self
-            .pool()
-            .run(move |root| {
-                crate::local::delete_places(root, &free)?;
-                if btrfs::cleaner::queued(root)? > 0 {
-                    btrfs::cleaner::wait(root, &[], Duration::ZERO)?;
-                }
-                // Busy as long as an extent is charged to one of its members.
-                Ok(groups
-                    .into_iter()
-                    .filter(|g| btrfs::quota::remove_group(root, *g).is_err())
-                    .collect::<Vec<_>>())
-            })
-            .await?;
-        for group in left {
+        let spare = groups.clone();
+        let left = self.pool().run(move |root| {
+            crate::local::delete_places(root, &free)?;
+            if btrfs::cleaner::queued(root)? > 0 {
+                btrfs::cleaner::wait(root, &[], Duration::ZERO)?;
+            }
+            // Busy as long as an extent is charged to one of its members.
+            if spare.is_empty() { Ok(Vec::new()) } else { Ok(btrfs::quota::remove_unused(root, spare)?) }
+        });
+        let left = left.await;
+        for group in left.as_ref().map_or_else(|_| groups.into_iter().collect(), Vec::clone) {
             self.add_spare_group(group);
         }
-        Ok(())
+        left.map(drop)
     }
 
     /// Looks again at every volume that is not as it should be.

@@ -9,7 +9,7 @@ use cas::{Record, VersionRef, timeline};
 use types::{Domain, MemberName, VersionId};
 
 use crate::error::Error;
-use crate::layout::STAGING;
+use crate::layout::{Place, STAGING};
 use crate::local;
 use crate::node::Node;
 use crate::shelf::Loan;
@@ -23,8 +23,29 @@ pub(crate) struct Staged {
     pub(crate) same: Option<Loan>,
 }
 
+/// What of a version is in the pool already.
+#[derive(Debug)]
+pub(crate) enum Nearest {
+    /// The very same tree.
+    Same(Loan),
+    /// One that shares much with it, and where its bytes lie in the store.
+    Relative(Loan, VersionRef),
+    /// Nothing.
+    Nothing,
+}
+
+impl Nearest {
+    /// The snapshot.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Same(loan) | Self::Relative(loan, _) => Some(loan.place()),
+            Self::Nothing => None,
+        }
+    }
+}
+
 impl Node {
-    /// Makes the tree of `target` in staging, as a member of `group`.
+    /// Makes the tree of `target` in staging, as a member of `group`, from the nearest thing that is here.
     ///
     /// # Errors
     /// Pool or store failed; nothing is left in staging.
@@ -34,18 +55,29 @@ impl Node {
         target: &VersionRef,
         group: Option<GroupId>,
     ) -> Result<Staged, Error> {
-        if let Some(loan) = self.shelf().lend(&target.version) {
-            let place = loan.place().clone();
-            let name = self.pool().run(move |root| local::stage_clone(root, &place, group)).await?;
-            return Ok(Staged { name, same: Some(loan) });
-        }
-        let (name, from) = match self.relative(record, &target.version).await? {
-            Some((loan, from)) => {
-                let place = loan.place().clone();
-                let name = self.pool().run(move |root| local::stage_clone(root, &place, group)).await?;
-                (name, Some(from))
-            }
-            None => (self.pool().run(move |root| local::stage_empty(root, group)).await?, None),
+        let nearest = self.nearest(record, &target.version).await?;
+        self.materialise_from(nearest, record, target, group).await
+    }
+
+    /// The same from what was found nearest.
+    ///
+    /// # Errors
+    /// Pool or store failed; nothing is left in staging.
+    pub(crate) async fn materialise_from(
+        self: &Arc<Self>,
+        nearest: Nearest,
+        record: &Record,
+        target: &VersionRef,
+        group: Option<GroupId>,
+    ) -> Result<Staged, Error> {
+        let name = match nearest.place().cloned() {
+            Some(place) => self.pool().run(move |root| local::stage_clone(root, &place, group)).await?,
+            None => self.pool().run(move |root| local::stage_empty(root, group)).await?,
+        };
+        let (_loan, from) = match nearest {
+            Nearest::Same(loan) => return Ok(Staged { name, same: Some(loan) }),
+            Nearest::Relative(loan, from) => (Some(loan), Some(from)),
+            Nearest::Nothing => (None, None),
         };
         match self.fill(&name, from.as_ref(), target, &record.domain).await {
             Ok(()) => Ok(Staged { name, same: None }),
@@ -84,27 +116,31 @@ impl Node {
         }
     }
 
-    /// Finds a snapshot that shares much with the version: one of the same volume, or the one that it came from.
-    async fn relative(
-        &self,
-        record: &Record,
-        version: &VersionId,
-    ) -> Result<Option<(Loan, VersionRef)>, Error> {
+    /// Finds a snapshot that holds the version, or shares much with it: one of the same volume, or the one that it came
+    /// from. The volume's own come first: what they hold is charged to it already.
+    pub(crate) async fn nearest(&self, record: &Record, version: &VersionId) -> Result<Nearest, Error> {
+        let lend = |version: &VersionId| {
+            self.shelf().lend_of(&record.id, version).or_else(|| self.shelf().lend(version))
+        };
+        if let Some(loan) = lend(version) {
+            return Ok(Nearest::Same(loan));
+        }
         for entry in record.entries.iter().rev() {
             if let Some(head) = entry.heads.get(&MemberName::data())
                 && head.version != *version
-                && let Some(loan) = self.shelf().lend(&head.version)
+                && let Some(loan) = lend(&head.version)
             {
-                return Ok(Some((loan, head.clone())));
+                return Ok(Nearest::Relative(loan, head.clone()));
             }
         }
-        let Some(origin) = &record.origin else { return Ok(None) };
-        let Some(from) = origin.versions.get(&MemberName::data()) else { return Ok(None) };
-        let Some(loan) = self.shelf().lend(from) else { return Ok(None) };
+        let Some(origin) = &record.origin else { return Ok(Nearest::Nothing) };
+        let Some(from) = origin.versions.get(&MemberName::data()) else { return Ok(Nearest::Nothing) };
+        let Some(loan) = self.shelf().lend(from) else { return Ok(Nearest::Nothing) };
         // Where its bytes lie stands in the origin's record. Without that one it is no help.
-        let Some(record) = cas::record::read(self.store(), &origin.volume).await? else { return Ok(None) };
-        let entry = timeline::find_version(self.store(), &record.value, from).await?;
+        let origin = cas::record::read(self.store(), &origin.volume).await?;
+        let Some(origin) = origin else { return Ok(Nearest::Nothing) };
+        let entry = timeline::find_version(self.store(), &origin.value, from).await?;
         let head = entry.and_then(|mut entry| entry.heads.remove(&MemberName::data()));
-        Ok(head.map(|head| (loan, head)))
+        Ok(head.map_or(Nearest::Nothing, |head| Nearest::Relative(loan, head)))
     }
 }

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use btrfs::GroupId;
+use cas::Record;
 use cas::record::State;
 use types::{VersionId, VolumeId};
 
 use crate::about::About;
+use crate::account::Account;
 use crate::acquire::head_of;
 use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::layout::{DATA, Place, STAGING, TEMPLATES};
-use crate::local;
-use crate::materialise::Staged;
+use crate::local::{self, Taken};
+use crate::materialise::{Nearest, Staged};
 use crate::node::Node;
-use crate::volume::{Base, Facts, Volume};
+use crate::volume::{Base, Facts, Head, Volume};
 
 impl Node {
     /// Materialises the head of a record without owning anything, as the source of later creates.
@@ -109,19 +112,26 @@ impl Node {
             return Ok(version);
         }
         self.pool().require_room().await?;
-        let about = About {
+        let nearest = self.nearest(&record, &version).await?;
+        let account = self.account(&record, &nearest).await?;
+        let left = here.and_then(|volume| volume.facts().about.group);
+        let mut about = About {
             birth: record.birth,
-            group: None,
+            group: account.group().map(GroupId::number),
             limit_bytes: record.quota.limit_bytes,
-            offset_bytes: 0,
+            offset_bytes: account.offset_bytes(),
             unborn: false,
             class: Default::default(),
             releasing: false,
         };
-        let staged = self.materialise(&record, &head.tree, None).await?;
-        let taken = self.take_staged(id, &about, &staged.name).await;
-        self.unstage(&staged.name).await;
-        let taken = taken?;
+        let fetched = self.fetch(id, &mut about, nearest, &record, &head, account).await;
+        let taken = match fetched {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.close_account(account).await;
+                return Err(error);
+            }
+        };
         let (volume, name) = (id.clone(), taken.name.clone());
         let place = self
             .pool()
@@ -141,8 +151,33 @@ impl Node {
             origin: record.origin.clone(),
             ..Facts::new(about, record.domain.clone())
         };
+        let group = facts.about.group;
         self.volumes().insert(Volume::new(id.clone(), facts));
+        if left != group {
+            self.drop_group(left.map(local::group)).await;
+        }
         tracing::info!(volume = %id, version = %version.short(), "prefetched");
         Ok(version)
+    }
+
+    /// Makes the head's tree and takes a snapshot of it, charged to the volume.
+    async fn fetch(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        about: &mut About,
+        nearest: Nearest,
+        record: &Record,
+        head: &Head,
+        account: Account,
+    ) -> Result<Taken, Error> {
+        let staged = self.materialise_from(nearest, record, &head.tree, account.group()).await?;
+        let taken = self.take_staged(id, about, &staged.name).await;
+        self.unstage(&staged.name).await;
+        let taken = taken?;
+        if matches!(account, Account::New(_)) {
+            // The snapshot's commit has charged it all.
+            *about = self.note_offset(id, about.clone(), record.quota.charge_bytes).await?;
+        }
+        Ok(taken)
     }
 }

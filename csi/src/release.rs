@@ -127,7 +127,8 @@ impl Node {
         let facts = volume.facts();
         if keep_base && let Some(base) = &facts.base {
             let (place, kept) = (base.place.clone(), id.clone());
-            let about = About { group: None, offset_bytes: 0, ..facts.about.clone() };
+            // With its group: the base's bytes are charged there, and so is whatever grows from it.
+            let about = facts.about.clone();
             self.pool()
                 .run(move |root| {
                     local::drop_live(root, &kept)?;
@@ -136,7 +137,6 @@ impl Node {
                     local::set_base(root, &kept, &place)
                 })
                 .await?;
-            volume.update(|known| known.about.group = None);
             self.volumes().touch(&id);
         } else {
             let mut free = self.shelf().rebase(&id, None);
@@ -150,9 +150,8 @@ impl Node {
                 .await?;
             self.volumes().remove(&id);
             self.forget_holding(id);
+            self.drop_group(facts.about.group.map(local::group)).await;
         }
-        let group = facts.about.group.map(local::group);
-        self.drop_group(group).await;
         Ok(())
     }
 

@@ -159,24 +159,36 @@ pub fn remove_group(dir: &Dir, group: GroupId) -> Result<bool> {
     }
 }
 
-/// Removes a group that is charged nothing, with the memberships of subvolumes that are gone. `false` if there is none.
+/// Removes those of `groups` that are charged nothing and have no member that lives, and returns the others. One that is
+/// not there is removed.
 ///
-/// `EBUSY` while it is charged something or has a member that lives.
-pub fn remove_unused(dir: &Dir, group: GroupId) -> Result<bool> {
-    let groups = groups(dir)?;
-    let Some(found) = groups.get(&group) else { return Ok(false) };
-    if found.usage.referenced_bytes > 0 {
-        return Err(on_group(dir, group, "BTRFS_IOC_QGROUP_CREATE (remove)")(Errno::EBUSY));
+/// The kernel keeps a deleted subvolume's membership where something was still charged to it when it went, also when
+/// that is gone in the end; so the memberships go with the group.
+pub fn remove_unused(dir: &Dir, groups: impl IntoIterator<Item = GroupId>) -> Result<Vec<GroupId>> {
+    let all = self::groups(dir)?;
+    let charged = |group: &GroupId| all.get(group).is_some_and(|found| found.usage.referenced_bytes > 0);
+    let (mut left, free): (Vec<GroupId>, Vec<GroupId>) = groups.into_iter().partition(charged);
+    if free.is_empty() {
+        return Ok(left);
     }
     let roots: BTreeSet<u64> = crate::subvolume::roots(dir)?.iter().map(|root| root.id).collect();
-    for member in &found.members {
-        if member.level() > 0 || roots.contains(&member.number()) {
-            return Err(on_group(dir, group, "BTRFS_IOC_QGROUP_CREATE (remove)")(Errno::EBUSY));
+    let lives = |member: &GroupId| member.level() > 0 || roots.contains(&member.number());
+    for group in free {
+        let members = all.get(&group).map(|found| found.members.as_slice()).unwrap_or_default();
+        // What the kernel does not want to part with yet is asked for again.
+        if members.iter().any(lives) || dissolve(dir, group, members).is_err() {
+            left.push(group);
         }
+    }
+    Ok(left)
+}
+
+fn dissolve(dir: &Dir, group: GroupId, members: &[GroupId]) -> Result<()> {
+    for member in members {
         unassign(dir, *member, group)?;
         remove_group(dir, *member)?;
     }
-    remove_group(dir, group)
+    remove_group(dir, group).map(drop)
 }
 
 /// Sets what a group may be charged; `None` is unlimited. `ENOENT` if there is no such group.

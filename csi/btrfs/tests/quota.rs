@@ -228,14 +228,17 @@ fn a_charge_stays_until_the_last_reference_goes_and_then_the_group_can() {
     cleaner::wait(&root, &ids, Duration::from_secs(60)).unwrap();
     assert!(charged(&root, group) >= 30 * MIB, "also when the writer is gone");
     assert!(quota::remove_group(&root, group).unwrap_err().is(Errno::EBUSY));
+    assert_eq!(quota::remove_unused(&root, [group]).unwrap(), [group]);
 
     let ids = root.delete_subvolume("base").unwrap();
     cleaner::wait(&root, &ids, Duration::from_secs(60)).unwrap();
     assert_eq!(charged(&root, group), 0);
     let left = quota::groups(&root).unwrap();
     println!("groups left: {left:?}");
-    assert!(quota::remove_unused(&root, group).unwrap());
-    assert!(!quota::remove_unused(&root, group).unwrap());
+    assert!(quota::remove_group(&root, group).unwrap_err().is(Errno::EBUSY), "the dead member keeps it");
+    for _ in 0..2 {
+        assert!(quota::remove_unused(&root, [group]).unwrap().is_empty(), "twice is once");
+    }
     commit::commit(&root).unwrap();
     assert_eq!(quota::usage(&root, group).unwrap(), None);
 }
