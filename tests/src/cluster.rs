@@ -43,6 +43,8 @@ pub struct Options {
     pub machines: bool,
     /// A directory of our own is in memory, where this machine has files in memory.
     pub memory: bool,
+    /// Further arguments of the nodes' daemons, where they are machines.
+    pub node_arguments: Vec<String>,
 }
 
 /// A running cluster. Dropping it stops the daemons and takes the pools down.
@@ -105,7 +107,8 @@ impl Cluster {
         }
         arguments.extend(options.arguments.iter().cloned());
         let names: Vec<String> = (1..=nodes).map(|number| format!("node-{number}")).collect();
-        let machines = options.machines.then(|| Machines::start(names.clone())).transpose()?;
+        let machines =
+            options.machines.then(|| Machines::start(names.clone(), &options.node_arguments)).transpose()?;
         let sailctl =
             machines.as_ref().map_or_else(|| binary("sailctl"), |machines| Ok(machines.sailctl()))?;
         dev(&sailctl, &directory, &options.environment, &arguments)?;

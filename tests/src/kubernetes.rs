@@ -95,6 +95,18 @@ pub fn create(name: &str) -> csi::CreateVolumeRequest {
     }
 }
 
+/// The segment of a node.
+pub fn segment(node: &str) -> csi::Topology {
+    csi::Topology { segments: HashMap::from([("btrfs.csi.tesslate.io/node".to_owned(), node.to_owned())]) }
+}
+
+/// The same volume, on this node and no other.
+pub fn only_on(node: &str, request: csi::CreateVolumeRequest) -> csi::CreateVolumeRequest {
+    let requirement =
+        csi::TopologyRequirement { requisite: vec![segment(node)], preferred: vec![segment(node)] };
+    csi::CreateVolumeRequest { accessibility_requirements: Some(requirement), ..request }
+}
+
 /// ControllerPublishVolume.
 pub fn publish(volume: &str, node: &str) -> csi::ControllerPublishVolumeRequest {
     csi::ControllerPublishVolumeRequest {

@@ -32,11 +32,11 @@ struct Machine {
 }
 
 impl Machines {
-    /// Makes one for each node of this name.
+    /// Makes one for each node of this name. Its daemon gets these arguments beside those of `sailctl`.
     ///
     /// # Errors
     /// The kernel gives no namespace, or the daemons were not built.
-    pub fn start(nodes: impl IntoIterator<Item = String>) -> Result<Self> {
+    pub fn start(nodes: impl IntoIterator<Item = String>, arguments: &[String]) -> Result<Self> {
         let bin = tempfile::Builder::new().prefix("opensail-machines-").tempdir()?;
         for program in ["sailctl", "opensail-hub"] {
             fs::copy(binary(program)?, bin.path().join(program))?;
@@ -65,8 +65,9 @@ impl Machines {
             format!(
                 "#!/bin/sh\nfor word; do [ \"$before\" = --node ] && node=$word; before=$word; done\n\
                  read -r holder metrics < \"{bin}/$node\"\n\
-                 exec nsenter --mount=/proc/\"$holder\"/ns/mnt -- '{}' \"$@\" --metrics \"$metrics\"\n",
-                daemon.display()
+                 exec nsenter --mount=/proc/\"$holder\"/ns/mnt -- '{}' \"$@\" --metrics \"$metrics\" {}\n",
+                daemon.display(),
+                arguments.join(" ")
             ),
         )?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use proto::csi::v1 as csi;
 use tests::cluster::Options;
-use tests::kubernetes::{Kubernetes, capability, code, create, until};
+use tests::kubernetes::{Kubernetes, capability, code, create, only_on, segment, until};
 use tests::same::run;
 use tonic::Code;
 
@@ -25,17 +25,8 @@ with open(sys.argv[1] + '/fill', 'wb', buffering=0) as fill:
 print(written)
 ";
 
-fn on(node: &str) -> csi::Topology {
-    csi::Topology { segments: [("btrfs.csi.tesslate.io/node".to_owned(), node.to_owned())].into() }
-}
-
-fn only_on(node: &str, request: csi::CreateVolumeRequest) -> csi::CreateVolumeRequest {
-    let requirement = csi::TopologyRequirement { requisite: vec![on(node)], preferred: vec![on(node)] };
-    csi::CreateVolumeRequest { accessibility_requirements: Some(requirement), ..request }
-}
-
 async fn room(cluster: &Kubernetes, node: &str) -> Result<u64> {
-    let request = csi::GetCapacityRequest { accessible_topology: Some(on(node)), ..Default::default() };
+    let request = csi::GetCapacityRequest { accessible_topology: Some(segment(node)), ..Default::default() };
     let answer = cluster.controller().await?.get_capacity(request).await?.into_inner();
     Ok(u64::try_from(answer.available_capacity)?)
 }

@@ -2,10 +2,12 @@
 //!
 //! Which test shows which demand and which defect of the predecessor is in `tests/README.md`.
 
+mod busy;
 mod capacity;
 mod groups;
 mod health;
 mod hostile;
+mod left;
 mod logs;
 mod mobility;
 mod online;

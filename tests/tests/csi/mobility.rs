@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, ensure};
 use proto::csi::v1 as csi;
-use tests::kubernetes::{Kubernetes, SIZE, code, create, publish, unpublish};
+use tests::kubernetes::{Kubernetes, SIZE, code, create, publish, segment, unpublish};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,10 +87,6 @@ async fn defect8_demand07_a_volume_follows_its_pod_and_two_nodes_never_have_it()
     // The name is free again, and its next volume is another one.
     assert_ne!(cluster.create("pvc-1").await?, volume);
     Ok(())
-}
-
-fn segment(node: &str) -> csi::Topology {
-    csi::Topology { segments: HashMap::from([("btrfs.csi.tesslate.io/node".to_owned(), node.to_owned())]) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,15 +1,16 @@
 //! Daemons that are killed: pods do not notice, and nothing is left over.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use proto::csi::v1::{ListSnapshotsRequest, ListVolumesRequest};
 use rand::RngExt as _;
-use tests::kubernetes::{Kubernetes, create, patiently, snapshot, until};
+use tests::kubernetes::{Kubernetes, create, patiently, snapshot};
 use tonic::{Code, Status};
+
+use crate::left::{left, nothing_left};
 
 /// How often the daemon under a writer is killed.
 const WRITER_KILLS: u32 = 20;
@@ -68,51 +69,6 @@ async fn demand11_a_writer_does_not_notice_that_its_daemon_is_killed_twenty_time
     // A second pod, on the daemon that has been killed, sees the same volume.
     assert_eq!(cluster.attach(&volume, "node-1").await?.get("epoch").map(String::as_str), Some("1"));
     Ok(())
-}
-
-/// Everything that a volume can leave behind on a node, counted by tools that share no code with ours.
-#[derive(Debug, PartialEq, Eq)]
-struct Left {
-    mounts: usize,
-    subvolumes: usize,
-    groups: usize,
-    directories: usize,
-    staged: usize,
-}
-
-fn left(cluster: &Kubernetes, node: &str) -> Result<Left> {
-    let pool = cluster.cluster.directory().join(node).join("mnt");
-    let lines = |program: &[&str]| -> Result<usize> {
-        let output = cluster.cluster.command_on(node, program[0]).args(&program[1..]).arg(&pool).output()?;
-        ensure!(output.status.success(), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.trim().is_empty()).count())
-    };
-    let entries = |directory: &str| -> Result<usize> {
-        Ok(std::fs::read_dir(cluster.cluster.pool(node).join(directory))?.count())
-    };
-    Ok(Left {
-        // Of this cluster: what others have mounted was copied with the namespace, and goes when they do.
-        mounts: {
-            let ours = |point: &&PathBuf| point.starts_with(cluster.cluster.directory());
-            cluster.cluster.mounts(node)?.iter().filter(ours).count() + cluster.published(node)?.len()
-        },
-        // Those that are deleted and not cleaned count as well: both are asked for.
-        subvolumes: lines(&["btrfs", "subvolume", "list"])? + lines(&["btrfs", "subvolume", "list", "-d"])?,
-        groups: lines(&["btrfs", "qgroup", "show", "--raw"])?,
-        directories: entries("volumes")?,
-        staged: entries("staging")?,
-    })
-}
-
-/// Waits until a node looks as it did before it had any volume; the cleaner takes its time.
-async fn nothing_left(cluster: &Kubernetes, fresh: &Left) -> Result<()> {
-    let mut now = left(cluster, "node-1")?;
-    let gone = until("what is deleted is gone", async || {
-        now = left(cluster, "node-1")?;
-        Ok(now == *fresh)
-    });
-    let gone = gone.await;
-    gone.with_context(|| format!("{now:?} is left, where there was {fresh:?}"))
 }
 
 /// A sidecar that calls until the answer is final, whatever is killed meanwhile.
@@ -176,7 +132,7 @@ async fn demand11_kills_at_any_point_leave_no_mount_subvolume_group_or_snapshot(
     let calm = Instant::now();
     life(&cluster, "calm").await?;
     let calm = calm.elapsed();
-    nothing_left(&cluster, &fresh).await?;
+    nothing_left(&cluster, "node-1", &fresh).await?;
     let mut killed = BTreeMap::<&str, u32>::new();
     for round in 0..rounds {
         let name = format!("round-{round}");
@@ -203,7 +159,7 @@ async fn demand11_kills_at_any_point_leave_no_mount_subvolume_group_or_snapshot(
     // A last start sweeps what the last kill left.
     cluster.cluster.kill("node-1")?;
     cluster.cluster.restart("node-1")?;
-    nothing_left(&cluster, &fresh).await?;
+    nothing_left(&cluster, "node-1", &fresh).await?;
     let mut controller = cluster.controller().await?;
     let volumes = controller.list_volumes(ListVolumesRequest::default()).await?.into_inner().entries;
     let snapshots = controller.list_snapshots(ListSnapshotsRequest::default()).await?.into_inner().entries;
