@@ -193,13 +193,11 @@ pub(crate) async fn gather(node: &Arc<Node>) -> Result<(), Error> {
     metrics.set_count(&SPARE_GROUPS, &[], node.spare_group_count());
     store(node);
     volumes(node).await?;
-    let (capacity, path) = (node.capacity().await?, node.pool().path().to_owned());
+    let (capacity, pool) = (node.capacity().await?, node.pool().clone());
     let (space, queued, writable) = node
         .pool()
         .run(move |root| {
-            let found = nix::sys::statvfs::statvfs(&path);
-            let readonly = nix::sys::statvfs::FsFlags::ST_RDONLY;
-            let writable = found.is_ok_and(|found| !found.flags().contains(readonly));
+            let writable = pool.is_writable().unwrap_or(false);
             Ok((btrfs::space::space(root)?, btrfs::cleaner::queued(root)?, writable))
         })
         .await?;

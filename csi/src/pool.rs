@@ -205,6 +205,15 @@ impl Pool {
         self.0.noatime
     }
 
+    /// Whether the kernel still writes to the pool: after an error that it cannot live with it does not. Blocks.
+    ///
+    /// # Errors
+    /// The pool cannot be looked at.
+    pub fn is_writable(&self) -> Result<bool, Errno> {
+        let found = nix::sys::statvfs::statvfs(&self.0.path)?;
+        Ok(!found.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY))
+    }
+
     /// What the kernel offers.
     pub fn features(&self) -> &btrfs::features::Features {
         &self.0.features

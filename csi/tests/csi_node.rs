@@ -452,6 +452,9 @@ async fn defect7_demand08_probe_says_no_when_the_pool_cannot_be_written() {
     let ready = async || plugin.probe(Request::new(api::ProbeRequest {})).await.unwrap().into_inner().ready;
     assert_eq!(ready().await, Some(true));
     node.create(CreateRequest { limit_bytes: None, ..request("vol-1") }).await.unwrap();
+    let kubelet = Kubelet::new(&node);
+    assert_eq!(kubelet.publish(kubelet.publish_request("vol-1", "t")).await, Code::Ok);
+    kubelet.stats("vol-1", "t").await.unwrap();
     let file = live(&node, "vol-1").join("noise");
     let mut said = Some(true);
     for _ in 0..40 {
@@ -466,6 +469,13 @@ async fn defect7_demand08_probe_says_no_when_the_pool_cannot_be_written() {
         }
     }
     assert_eq!(said, Some(false));
+    // The volume says so too, and what is read-only can be unpublished.
+    let stats =
+        kubelet.service.node_get_volume_stats(Request::new(kubelet.stats_request("vol-1", "t"))).await;
+    let condition = stats.unwrap().into_inner().volume_condition.unwrap();
+    assert!(condition.abnormal && condition.message.contains("read-only"), "{condition:?}");
+    assert_eq!(kubelet.unpublish("vol-1", "t").await, Code::Ok);
+    drop(kubelet);
     drop(plugin);
     node.stop().cancel();
     common::drop_node(node).await;

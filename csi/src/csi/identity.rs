@@ -16,6 +16,9 @@ use crate::node::Node;
 /// A probe is quick, or the thing is not ready.
 const BOUND: Duration = Duration::from_secs(2);
 
+/// What is said of a pool that the kernel does not write to any more.
+pub(super) const READONLY_POOL: &str = "the pool is read-only; look at dmesg";
+
 /// Tells whether a plugin can work.
 #[derive(Debug)]
 pub enum Readiness {
@@ -59,13 +62,10 @@ async fn node_trouble(node: &Node) -> Option<String> {
     if !trouble.is_empty() {
         return Some(trouble);
     }
-    let path = node.pool().path().to_owned();
-    let looking = node.pool().run(move |_| Ok(nix::sys::statvfs::statvfs(&path)));
+    let pool = node.pool().clone();
+    let looking = node.pool().run(move |_| Ok(pool.is_writable()));
     match tokio::time::timeout(BOUND, looking).await {
-        Ok(Ok(Ok(found))) => found
-            .flags()
-            .contains(nix::sys::statvfs::FsFlags::ST_RDONLY)
-            .then(|| "the pool is read-only; look at dmesg".to_owned()),
+        Ok(Ok(Ok(writable))) => (!writable).then(|| READONLY_POOL.to_owned()),
         Ok(Ok(Err(errno))) => Some(format!("the pool cannot be looked at: {errno}")),
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some("the pool does not answer".to_owned()),

@@ -16,6 +16,7 @@ use types::{Change, VolumeId};
 
 use super::capability::{Access, MountOptions, access};
 use super::error::Error;
+use super::identity::READONLY_POOL;
 use super::{ephemeral, facts, id, mount};
 use crate::local;
 use crate::locks::{Locks, VolumeGuard};
@@ -234,10 +235,11 @@ impl CsiNode {
         let (id, path) = (volume.id.clone(), request.volume_path);
         let node = Arc::clone(&self.node);
         let look = async {
-            let mounted = self
+            let (mounted, writable) = self
                 .run(move |pool, _| {
-                    let Some(target) = mount::target("volume_path", &path)? else { return Ok(false) };
-                    Ok(matches!(mount::top(pool, &id, &target)?, mount::Top::Volume { .. }))
+                    let Some(target) = mount::target("volume_path", &path)? else { return Ok((false, true)) };
+                    let mounted = matches!(mount::top(pool, &id, &target)?, mount::Top::Volume { .. });
+                    Ok((mounted, pool.is_writable().unwrap_or(false)))
                 })
                 .await?;
             if !mounted {
@@ -246,36 +248,46 @@ impl CsiNode {
                     id: volume.id.to_string(),
                 });
             }
+            if !writable {
+                // Its trees may not even be read any more.
+                return Ok(None);
+            }
             let described = node.describe(&volume).await.map_err(status)?;
             let total_bytes = match described.quota_bytes {
                 0 => node.capacity().await.map_err(status)?.available_bytes + described.used_bytes,
                 limit => limit,
             };
-            Ok((Numbers { used_bytes: described.used_bytes, total_bytes }, described))
+            Ok(Some((Numbers { used_bytes: described.used_bytes, total_bytes }, described)))
         };
+        let known = || self.known.lock().expect("no holder of this lock panics").get(&volume.id).copied();
+        let abnormal = |message: String| csi::VolumeCondition { abnormal: true, message };
         let (numbers, condition) = match tokio::time::timeout(STATS_BOUND, look).await {
-            Ok(looked) => {
-                let (numbers, described) = looked?;
-                self.known.lock().expect("no holder of this lock panics").insert(volume.id.clone(), numbers);
-                (numbers, facts::condition(described.health(), &described.detail))
-            }
+            Ok(looked) => match looked? {
+                Some((numbers, described)) => {
+                    self.known
+                        .lock()
+                        .expect("no holder of this lock panics")
+                        .insert(volume.id.clone(), numbers);
+                    (Some(numbers), facts::condition(described.health(), &described.detail))
+                }
+                None => (known(), abnormal(READONLY_POOL.to_owned())),
+            },
             Err(_) => {
-                let known =
-                    self.known.lock().expect("no holder of this lock panics").get(&volume.id).copied();
-                let numbers = known.ok_or(Error::UnderWay { doing: "looking at the volume" })?;
+                let numbers = known().ok_or(Error::UnderWay { doing: "looking at the volume" })?;
                 let message =
                     format!("the pool does not answer within {STATS_BOUND:?}: these numbers are old");
-                (numbers, csi::VolumeCondition { abnormal: true, message })
+                (Some(numbers), abnormal(message))
             }
         };
         // No row for inodes: btrfs has no number of them.
+        let row = |numbers: Numbers| csi::VolumeUsage {
+            available: facts::bytes(numbers.total_bytes.saturating_sub(numbers.used_bytes)),
+            total: facts::bytes(numbers.total_bytes),
+            used: facts::bytes(numbers.used_bytes),
+            unit: Unit::Bytes.into(),
+        };
         Ok(csi::NodeGetVolumeStatsResponse {
-            usage: vec![csi::VolumeUsage {
-                available: facts::bytes(numbers.total_bytes.saturating_sub(numbers.used_bytes)),
-                total: facts::bytes(numbers.total_bytes),
-                used: facts::bytes(numbers.used_bytes),
-                unit: Unit::Bytes.into(),
-            }],
+            usage: numbers.into_iter().map(row).collect(),
             volume_condition: Some(condition),
         })
     }
