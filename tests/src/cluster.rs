@@ -161,8 +161,16 @@ impl Cluster {
     /// # Errors
     /// It does not come up.
     pub fn csi_controller(&self) -> Result<(Child, PathBuf)> {
-        let socket = self.directory.join("controller.sock");
-        let log = std::fs::File::create(self.directory.join("controller.log"))?;
+        self.csi_controller_named("controller")
+    }
+
+    /// Starts one more, whose socket and log have this name.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn csi_controller_named(&self, name: &str) -> Result<(Child, PathBuf)> {
+        let socket = self.directory.join(format!("{name}.sock"));
+        let log = std::fs::File::create(self.directory.join(format!("{name}.log")))?;
         let mut controller = Command::new(binary("opensail-csi")?);
         controller.arg("controller").arg("--hub").arg(&self.handle.hub).arg("--csi-socket").arg(&socket);
         controller.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -173,10 +181,7 @@ impl Cluster {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        anyhow::bail!(
-            "the CSI controller does not come up; see controller.log in {}",
-            self.directory.display()
-        )
+        anyhow::bail!("the CSI controller does not come up; see {name}.log in {}", self.directory.display())
     }
 
     /// Ends a daemon (a node's name, or `hub`) with SIGKILL, at once, and returns when it is gone. (`dev kill` would take as

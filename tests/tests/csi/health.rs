@@ -79,3 +79,42 @@ async fn demand12_sockets_are_for_their_group_and_metrics_are_those_that_are_doc
     ensure!(!after.keys().any(|name| name.contains(&volume)), "{after:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demand12_a_daemon_whose_socket_vanishes_ends_and_its_volumes_stay() -> Result<()> {
+    let Some(mut cluster) = Kubernetes::start_with("csi-socket", 1, Default::default())? else {
+        return Ok(());
+    };
+    let volume = cluster.create("pvc-1").await?;
+    cluster.attach(&volume, "node-1").await?;
+    std::fs::write(cluster.target("node-1", &volume).join("file"), "kept")?;
+    let mounts = cluster.cluster.mounts("node-1")?;
+    let socket = cluster.cluster.csi_socket("node-1");
+    std::fs::remove_file(&socket)?;
+    until("the node's daemon ends", async || Ok(cluster.cluster.metrics("node-1").is_err())).await?;
+    std::fs::write(cluster.target("node-1", &volume).join("meanwhile"), "written")?;
+    // Its supervisor starts it again, and kubelet finds it.
+    cluster.cluster.restart("node-1")?;
+    until("it is ready again", async || {
+        Ok(cluster.ready(&socket).await.is_ok_and(|ready| ready == Some(true)))
+    })
+    .await?;
+    assert_eq!(std::fs::symlink_metadata(&socket)?.permissions().mode() & 0o777, 0o660);
+    assert_eq!(cluster.cluster.mounts("node-1")?, mounts);
+    for (file, content) in [("file", "kept"), ("meanwhile", "written")] {
+        assert_eq!(std::fs::read_to_string(cluster.target("node-1", &volume).join(file))?, content);
+    }
+    cluster.detach(&volume, "node-1").await?;
+    // The controller's as well, and another one's in its place is none of its own.
+    std::fs::rename(&cluster.socket, cluster.socket.with_extension("moved"))?;
+    let mut ended = None;
+    for _ in 0..600 {
+        ended = cluster.controller.try_wait()?;
+        if ended.is_some() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    ensure!(!ended.context("the controller ends")?.success(), "and says so");
+    Ok(())
+}

@@ -22,6 +22,13 @@ async fn demand07_a_dead_holder_is_taken_over_and_the_loss_window_is_said() -> R
         code(&controller.controller_publish_volume(publish(&volume, "node-2")).await),
         Code::FailedPrecondition
     );
+    // Whoever looks at it is told, also before anybody else wants it.
+    until("a volume of a dead node is not well", async || {
+        let get = csi::ControllerGetVolumeRequest { volume_id: volume.clone() };
+        let answer = cluster.controller().await?.controller_get_volume(get).await?.into_inner();
+        Ok(answer.status.and_then(|status| status.volume_condition).is_some_and(|said| said.abnormal))
+    })
+    .await?;
     // `out-of-service`: Kubernetes takes the attachment off a node that cannot answer.
     // While the node is thought to live and to have it mounted that is refused.
     until("what a dead node had mounted is gone with it", async || {
