@@ -14,9 +14,7 @@ use cas::record::RecordKind;
 use common::kubelet::{Kubelet, code, dial, may_pass, mounts_below, noise};
 use common::{TestPool, has_btrfs, head, id, live, request, stop, store};
 use csi::node::Node;
-use csi::pool::Pool;
 use csi::restore::Wanted;
-use csi::seal::SealRequest;
 use csi::sync::SyncRequest;
 use proto::csi::v1::node_server::Node as _;
 use tonic::{Code, Request, Status};
@@ -59,15 +57,8 @@ impl Call {
             Self::Restore => said(node.restore(&volume, Wanted::Version(first)).await.map(drop)),
             Self::Release => said(node.release(&volume, false).await.map(drop)),
             Self::Snapshot => {
-                let request = SealRequest {
-                    id: volume,
-                    version: None,
-                    sealed: id(&format!("snap-{name}")),
-                    request: format!("seal-{name}").parse().unwrap(),
-                    kind: RecordKind::Snapshot,
-                    attributes: Default::default(),
-                };
-                said(node.seal(request).await.map(drop))
+                let sealed = format!("snap-{name}");
+                said(node.seal(common::seal(name, &sealed, RecordKind::Snapshot)).await.map(drop))
             }
         }
     }
@@ -134,9 +125,7 @@ async fn demand10_of_two_calls_on_a_volume_one_is_made_and_the_other_is_told_to_
 /// A node with a CSI socket.
 async fn served(pool: &TestPool, store: &Store) -> (Arc<Node>, PathBuf) {
     let socket = pool.dir.path().join("csi.sock");
-    let config = pool.config_with(&["--csi-socket", socket.to_str().unwrap()]);
-    let opened = Pool::open(config.clone()).await.unwrap();
-    let node = Node::start(config, "127.0.0.1:1".to_owned(), opened, store.clone()).await.unwrap();
+    let node = pool.start_with(store, &["--csi-socket", socket.to_str().unwrap()]).await;
     csi::csi::serve::node(&node, node.stop()).unwrap();
     (node, socket)
 }

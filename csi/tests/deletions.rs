@@ -13,7 +13,6 @@ use common::kubelet::noise;
 use common::{TestPool, fork, has_btrfs, head, id, live, request, stop, store};
 use csi::create::CreateRequest;
 use csi::node::Node;
-use csi::pool::Pool;
 use csi::sync::SyncRequest;
 
 /// How many deleted subvolumes may wait here.
@@ -43,9 +42,7 @@ async fn demand05_many_deletions_at_once_wait_for_the_kernel_and_all_end() {
     }
     let (store, _) = store().await;
     let pool = TestPool::new("node-a");
-    let config = pool.config_with(&["--deleted-most", &MOST.to_string()]);
-    let opened = Pool::open(config.clone()).await.unwrap();
-    let node = Node::start(config, "127.0.0.1:1".to_owned(), opened, store).await.unwrap();
+    let node = pool.start_with(&store, &["--deleted-most", &MOST.to_string()]).await;
     let template = node.create(request("template")).await.unwrap().into_inner();
     for number in 0..500 {
         std::fs::write(live(&node, "template").join(format!("file-{number}")), noise(3000)).unwrap();

@@ -9,18 +9,13 @@ use std::sync::Arc;
 
 use cas::objects::{CallKind, Fault};
 use cas::{Retry, Role};
-use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request, stop, store};
+use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request, sh, stop, store};
 use csi::basis::Basis;
 use csi::error::Error;
 use csi::files::LiveVolumes as _;
 use csi::restore::Wanted;
 use csi::sync::SyncRequest;
 use types::{Change, Classify as _, Kind};
-
-fn sh(command: &str) {
-    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_volume_sleeps_on_one_node_and_wakes_on_another() {

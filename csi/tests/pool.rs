@@ -4,18 +4,11 @@
 
 mod common;
 
-use std::process::Command;
-
 use btrfs::{Dir, subvolume};
-use common::{TestPool, has_btrfs};
+use common::{TestPool, has_btrfs, sh};
 use csi::error::Error;
 use csi::pool::Pool;
 use types::{Classify as _, Kind};
-
-fn sh(command: &str) {
-    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 #[tokio::test]
 async fn a_pool_is_made_once_and_keeps_its_id() {

@@ -36,15 +36,8 @@ async fn packs(memory: &MemoryStore) -> Vec<Key> {
 }
 
 async fn seal(node: &Arc<Node>, volume: &str, sealed: &str, version: VersionId) {
-    let request = SealRequest {
-        id: id(volume),
-        version: Some(version),
-        sealed: id(sealed),
-        request: format!("seal-{sealed}").parse().unwrap(),
-        kind: RecordKind::Snapshot,
-        attributes: Default::default(),
-    };
-    node.seal(request).await.unwrap();
+    let request = common::seal(volume, sealed, RecordKind::Snapshot);
+    node.seal(SealRequest { version: Some(version), ..request }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -188,9 +188,7 @@ async fn writes_become_durable_by_themselves() {
     }
     let (store, _) = store().await;
     let pool = TestPool::new("node-a");
-    let config = pool.config_with(&["--sync-interval", "200ms", "--beat", "100ms"]);
-    let opened = csi::pool::Pool::open(config.clone()).await.unwrap();
-    let node = Node::start(config, "127.0.0.1:1".to_owned(), opened, store.clone()).await.unwrap();
+    let node = pool.start_with(&store, &["--sync-interval", "200ms", "--beat", "100ms"]).await;
     let mut served = serve(Arc::clone(&node)).await;
     let volume = served.client.create_volume(create("vol-1")).await.unwrap().into_inner();
     std::fs::write(format!("{}/file", volume.path), "x").unwrap();

@@ -5,30 +5,16 @@
 
 mod common;
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cas::objects::{CallKind, Fault};
-use common::{TestPool, differences, fill, has_btrfs, id, live, names, request, stop, store};
+use common::{TestPool, differences, fill, has_btrfs, id, life, live, names, request, sh, stop, store};
 use csi::deaths::Point;
 use csi::node::Node;
 use csi::restore::Wanted;
 use csi::sync::SyncRequest;
 use types::{Classify as _, Kind, VolumePath};
-
-fn sh(command: &str) {
-    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// One life of a process: what it leaves under way at its end stops there.
-fn life<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let result = runtime.block_on(work);
-    runtime.shutdown_timeout(Duration::from_secs(20));
-    result
-}
 
 #[test]
 fn story_01_a_crash_around_the_swap_of_a_restore_mixes_no_two_trees() {

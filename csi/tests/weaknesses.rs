@@ -5,17 +5,17 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cas::objects::{CallKind, Fault};
-use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request, stop, store};
+use common::{
+    TestPool, differences, fill, fork, has_btrfs, head, id, life, live, names, request, seal, stop, store,
+};
 use csi::node::Node;
 use csi::restore::Wanted;
-use csi::seal::SealRequest;
 use csi::sync::SyncRequest;
 use types::VersionId;
 
@@ -25,15 +25,7 @@ async fn durable(node: &Arc<Node>, name: &str) -> VersionId {
 
 /// A template that is a record of its own.
 async fn template(node: &Arc<Node>, volume: &str, template: &str) -> VersionId {
-    let request = SealRequest {
-        id: id(volume),
-        version: None,
-        sealed: id(template),
-        request: format!("seal-{template}").parse().unwrap(),
-        kind: cas::RecordKind::Template,
-        attributes: BTreeMap::new(),
-    };
-    node.seal(request).await.unwrap().into_inner()
+    node.seal(seal(volume, template, cas::RecordKind::Template)).await.unwrap().into_inner()
 }
 
 fn copy_of(path: &Path) -> tempfile::TempDir {
@@ -45,14 +37,6 @@ fn copy_of(path: &Path) -> tempfile::TempDir {
         .status();
     assert!(status.unwrap().success());
     copy
-}
-
-/// One life of a process: what it leaves under way at its end stops there.
-fn life<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let result = runtime.block_on(work);
-    runtime.shutdown_timeout(Duration::from_secs(20));
-    result
 }
 
 #[test]

@@ -17,11 +17,13 @@ use std::time::Duration;
 
 use cas::Store;
 use cas::objects::{FaultStore, MemoryStore, Objects};
+use cas::record::RecordKind;
 use clap::Parser as _;
 use csi::config::{Cli, Command as Run, NodeConfig};
 use csi::create::CreateRequest;
 use csi::node::Node;
 use csi::pool::Pool;
+use csi::seal::SealRequest;
 use csi::volume::Volume;
 use types::{Clock, RequestId, SystemClock, VersionId, VolumeId};
 
@@ -89,6 +91,13 @@ impl TestPool {
         self.try_start(store).await.unwrap()
     }
 
+    /// Starts one that is told more.
+    pub async fn start_with(&self, store: &Store, more: &[&str]) -> Arc<Node> {
+        let config = self.config_with(more);
+        let pool = Pool::open(config.clone()).await.unwrap();
+        Node::start(config, "127.0.0.1:1".to_owned(), pool, store.clone()).await.unwrap()
+    }
+
     pub async fn try_start(&self, store: &Store) -> Result<Arc<Node>, csi::error::Error> {
         let pool = Pool::open(self.config()).await?;
         Node::start(self.config(), "127.0.0.1:1".to_owned(), pool, store.clone()).await
@@ -104,6 +113,21 @@ impl Drop for TestPool {
             assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
         }
     }
+}
+
+/// One life of a process: what it leaves under way at its end stops there. Calls into the kernel end by themselves, as they
+/// would after a kill.
+pub fn life<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(20));
+    result
+}
+
+/// Runs a line of shell that has to succeed.
+pub fn sh(command: &str) {
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Ends a node as a clean stop does, so that its pool can be opened again.
@@ -157,6 +181,18 @@ pub fn request(name: &str) -> CreateRequest {
 
 pub fn fork(name: &str, source: &str, version: VersionId) -> CreateRequest {
     CreateRequest { origin: Some((id(source), version)), ..request(name) }
+}
+
+/// A record that the present state of a volume is sealed as.
+pub fn seal(volume: &str, sealed: &str, kind: RecordKind) -> SealRequest {
+    SealRequest {
+        id: id(volume),
+        version: None,
+        sealed: id(sealed),
+        request: format!("seal-{sealed}").parse().unwrap(),
+        kind,
+        attributes: Default::default(),
+    }
 }
 
 /// Where a volume's live tree is.

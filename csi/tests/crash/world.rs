@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cas::Store;
 use cas::objects::{Fault, FaultStore, crashes};
@@ -13,16 +12,8 @@ use csi::sync::SyncRequest;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
+pub(crate) use crate::common::life;
 use crate::common::{self, TestPool, differences, fill, id, live, names, request};
-
-/// One life of the process: whatever it still does at its end stops there.
-pub(crate) fn life<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let result = runtime.block_on(work);
-    // Calls into the kernel end by themselves, as they would after a kill.
-    runtime.shutdown_timeout(Duration::from_secs(20));
-    result
-}
 
 pub(crate) struct World {
     pub(crate) pool: TestPool,
