@@ -31,7 +31,7 @@ pub(crate) struct Fetch {
 const BEFORE_MANIFEST: u64 = 256 << 10;
 
 /// How much is fetched with one tree frame when a tree is walked whole.
-const AHEAD: u64 = 2 << 20;
+const AHEAD: u64 = 4 << 20;
 
 impl Fetch {
     pub(crate) fn new(objects: Arc<dyn Objects>, cache: Arc<Cache>) -> Self {
