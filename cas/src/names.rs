@@ -106,7 +106,13 @@ pub async fn point(
     expected: Expected<'_>,
 ) -> Result<Change, Error> {
     let key = keys::name(kind, name);
+    // A name that nobody has used yet, as its caller believes, takes one write and no read.
+    let mut unused = expected == Expected::Free;
     loop {
+        if unused && put_new(store, kind, name, id).await? {
+            return Ok(Change::Made(()));
+        }
+        unused = false;
         let moved = swap::<Pointer, _>(store, None, &key, |current| {
             let now = current.value.id.as_ref();
             if now == Some(id) {
@@ -131,19 +137,24 @@ pub async fn point(
             }
             None => {}
         }
-        let pointer = Pointer {
-            format: codec::FORMAT,
-            rev: Rev(1),
-            nonce: Nonce::random(),
-            kind,
-            name: name.clone(),
-            id: Some(id.clone()),
-        };
         // Somebody else's pointer appeared meanwhile: look at it. It never goes away, so this ends.
-        if create(store, &key, pointer).await?.is_ok() {
+        if put_new(store, kind, name, id).await? {
             return Ok(Change::Made(()));
         }
     }
+}
+
+/// Puts the pointer of a name that has none. False where it has one.
+async fn put_new(store: &Store, kind: NameKind, name: &ResourceName, id: &VolumeId) -> Result<bool, Error> {
+    let pointer = Pointer {
+        format: codec::FORMAT,
+        rev: Rev(1),
+        nonce: Nonce::random(),
+        kind,
+        name: name.clone(),
+        id: Some(id.clone()),
+    };
+    Ok(create(store, &keys::name(kind, name), pointer).await?.is_ok())
 }
 
 /// Returns what a name points to.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use btrfs::GroupId;
 use cas::entry::data_head;
-use cas::lifecycle;
+use cas::lifecycle::{self, Confirmed};
 use cas::record::{NewRecord, Origin, Quota, RecordKind, State};
 use cas::{Claim, Operation, Record, Session, Stored, VersionRef, references, timeline};
 use types::{Birth, Change, Domain, EntryId, MemberName, PackId, RequestId, VersionId, VolumeId};
@@ -74,9 +74,10 @@ impl Node {
         {
             return self.created_before(&request, volume).await;
         }
-        self.pool().require_room().await?;
         let operation = session.begin()?;
-        let source = self.source(&request).await?;
+        let (room, source) = tokio::join!(self.pool().require_room(), self.source(&request));
+        room?;
+        let source = source?;
         if let Some(source) = &source
             && let Some(loan) = self.shelf().lend(&source.tree.version)
             && let Some(forked) = self.fork_here(&session, &operation, &request, source, loan).await?
@@ -256,18 +257,18 @@ impl Node {
         // A fork is charged for what it writes from now on, whether it was cloned here or came from the store.
         *about = self.set_limit(id, about.clone(), 0).await?;
         self.pool().commit().await?;
-        let record = self.finish_record(operation, record, source, base.tree.clone()).await?;
+        let confirmed = self.confirm_record(operation, record, source).await?;
+        let record = self.finish_record(operation, confirmed, source, base.tree.clone()).await?;
         Ok((record, base))
     }
 
-    /// Gives a record that was just begun its first version, which is committed here.
-    pub(crate) async fn finish_record(
+    /// Proves what a record that was just begun is about to refer to, and that this session may write it.
+    pub(crate) async fn confirm_record(
         &self,
         operation: &Operation,
         begun: Stored<Record>,
         source: Option<&Source>,
-        tree: VersionRef,
-    ) -> Result<Stored<Record>, Error> {
+    ) -> Result<Confirmed, Error> {
         if let Some(source) = source {
             let packs: BTreeSet<PackId> = self
                 .reader()
@@ -286,9 +287,20 @@ impl Node {
                 confirmed => drop(confirmed?),
             }
         }
+        Ok(lifecycle::confirm_begun(operation, begun).await?)
+    }
+
+    /// Gives a record that was confirmed its first version, which is committed here.
+    pub(crate) async fn finish_record(
+        &self,
+        operation: &Operation,
+        confirmed: Confirmed,
+        source: Option<&Source>,
+        tree: VersionRef,
+    ) -> Result<Stored<Record>, Error> {
         let label = if source.is_some() { "forked" } else { "created" };
         let heads = Some(data_head(tree));
-        Ok(lifecycle::finish_begun(operation, begun, heads, label).await?.into_inner())
+        Ok(lifecycle::finish_begun(operation, confirmed, heads, label).await?.into_inner())
     }
 
     /// Gives what is staged its facts, its base and its place.

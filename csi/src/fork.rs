@@ -51,10 +51,15 @@ impl Node {
         let birth = Birth::random();
         let place = loan.place().clone();
         self.shelf().rebase(&request.id, Some(&place));
-        let (begun, planted) = tokio::join!(
-            self.begin(session, request, Some(source), birth),
-            self.plant(request, birth, &place)
-        );
+        // All that the record's version needs but the copy itself; nothing where the record is live already.
+        let confirmed = async {
+            let record = self.begin(session, request, Some(source), birth).await?;
+            if record.value.state == State::Live {
+                return Ok(None);
+            }
+            self.confirm_record(operation, record, Some(source)).await.map(Some)
+        };
+        let (confirmed, planted) = tokio::join!(confirmed, self.plant(request, birth, &place));
         let planted = match planted {
             Ok(Some(planted)) => planted,
             nothing => {
@@ -63,19 +68,19 @@ impl Node {
             }
         };
         let group = planted.about.group.map(local::group);
-        let record = match begun {
-            Ok(record) => record,
+        let confirmed = match confirmed {
+            Ok(Some(confirmed)) => confirmed,
+            Ok(None) => {
+                // Made by an attempt whose answer was lost, and whose copy is gone.
+                self.uproot(&request.id, group).await;
+                return Ok(Some(Change::Already(self.acquire_locked(&request.id, false).await?)));
+            }
             Err(error) => {
                 self.abandon(&request.id, group, &error).await;
                 return Err(error);
             }
         };
-        if record.value.state == State::Live {
-            // Made by an attempt whose answer was lost, and whose copy is gone.
-            self.uproot(&request.id, group).await;
-            return Ok(Some(Change::Already(self.acquire_locked(&request.id, false).await?)));
-        }
-        let claim = Claim::of(&record.value);
+        let claim = Claim::of(confirmed.record());
         let mut about = planted.about;
         let finished = async {
             if about.birth != claim.birth {
@@ -84,7 +89,7 @@ impl Node {
                 self.set_about(&request.id, &about).await?;
                 self.pool().commit().await?;
             }
-            self.finish_record(operation, record, Some(source), source.tree.clone()).await
+            self.finish_record(operation, confirmed, Some(source), source.tree.clone()).await
         };
         let record = match finished.await {
             Ok(record) => record,

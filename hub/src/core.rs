@@ -40,6 +40,8 @@ const LOOKS_AT_ONCE: usize = 8;
 pub enum Done {
     /// There is nothing more to say than what the volume says.
     Volume,
+    /// It was made, and its node told this of it.
+    Made(Box<wire::Volume>),
     /// It can be used there.
     Ensured(proto::hub::EnsureCachedResponse),
     /// It was restored.
@@ -257,6 +259,22 @@ impl Hub {
     pub async fn describe(&self, volume: &VolumeId) -> Result<proto::hub::Volume, Error> {
         let record = self.catalog.living(volume).await?;
         let seen = self.owner_asked(&record).await;
+        Ok(crate::view::volume(&record, &seen))
+    }
+
+    /// The same for a volume of which its owner has told this moment, so that it need not be asked again.
+    pub async fn describe_told(
+        &self,
+        volume: &VolumeId,
+        told: wire::Volume,
+    ) -> Result<proto::hub::Volume, Error> {
+        let record = self.catalog.living(volume).await?;
+        let seen = if told.owned && told.epoch == record.epoch.0 {
+            OwnerSeen { volume: Some(told), ..self.owner_seen(volume, record.owner) }
+        } else {
+            // It went on since.
+            self.owner_asked(&record).await
+        };
         Ok(crate::view::volume(&record, &seen))
     }
 }

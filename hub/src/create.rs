@@ -97,42 +97,54 @@ impl NewVolume {
     }
 }
 
-/// Makes the volume, or joins or finds the attempt that does. Returns its id.
-pub async fn create(hub: &Arc<Hub>, new: NewVolume) -> Result<VolumeId, Error> {
+/// Makes the volume, or joins or finds the attempt that does. Returns its id, and what the node told of it that made it
+/// just now.
+pub async fn create(hub: &Arc<Hub>, new: NewVolume) -> Result<(VolumeId, Option<wire::Volume>), Error> {
     let id = new.id();
     let operation = Operation::Create(new.words());
     let owned = Arc::clone(hub);
-    let work =
-        |course: Arc<Course<Done>>| async move { make(&owned, &new, &course).await.map(|()| Done::Volume) };
-    hub.flights.fly(&id, operation, work).await?;
-    Ok(id)
+    let work = |course: Arc<Course<Done>>| async move { make(&owned, &new, &course).await };
+    match hub.flights.fly(&id, operation, work).await? {
+        Done::Made(told) => Ok((id, Some(*told))),
+        Done::Volume | Done::Ensured(_) | Done::Restored(_) => Ok((id, None)),
+    }
 }
 
-async fn make(hub: &Hub, new: &NewVolume, course: &Course<Done>) -> Result<(), Error> {
+async fn make(hub: &Hub, new: &NewVolume, course: &Course<Done>) -> Result<Done, Error> {
     let id = new.id();
-    let intent = hub.state.intent(new.request.clone()).await?;
+    // Asked at once: what the first attempt set out to do, how far it came, and what to begin with if there was none.
+    let (intent, found, source) = tokio::join!(
+        hub.state.intent(new.request.clone()),
+        hub.catalog.read(&id),
+        source_now(hub, &new.source)
+    );
+    let intent = intent?;
     if intent.as_ref().is_some_and(|intent| intent.words != new.words()) {
         return Err(Error::MadeDifferently { volume: id, what: "set of parameters" });
     }
+    let (mut found, mut source) = (Some(found?), Some(source));
     let mut beginning = None;
     let mut failed: Vec<NodeName> = Vec::new();
     let mut last = None;
     for _ in 0..ROUNDS {
-        let record = hub.catalog.read(&id).await?;
+        let record = match found.take() {
+            Some(found) => found,
+            None => hub.catalog.read(&id).await?,
+        };
         let maker = match &record {
             None => None,
             Some(record) => {
                 check_source(record, new)?;
                 match record.state {
-                    Life::Live => return Ok(()),
+                    Life::Live => return Ok(Done::Volume),
                     Life::Deleted | Life::Purged => return Err(Error::MadeAndDeleted { volume: id }),
                     Life::Creating => maker(hub, record).await?,
                 }
             }
         };
-        if beginning.is_none() {
+        if let Some(source) = source.take() {
             let known = intent.as_ref().and_then(|intent| intent.origin.clone());
-            beginning = Some(begin(hub, new, record.as_ref(), known).await?);
+            beginning = Some(begin(hub, new, record.as_ref(), known, source).await?);
         }
         let Some(begins) = &beginning else { continue };
         let node = match maker {
@@ -169,9 +181,9 @@ async fn make(hub: &Hub, new: &NewVolume, course: &Course<Done>) -> Result<(), E
             client.create_volume(request).await
         });
         match answer.await {
-            Ok(_) => {
+            Ok(told) => {
                 tracing::info!(volume = %id, node = %node.name(), "made a volume");
-                return Ok(());
+                return Ok(Done::Made(Box::new(told)));
             }
             Err(error) if goes_elsewhere(error.kind()) => {
                 tracing::warn!(volume = %id, node = %node.name(), %error, "a node did not make a volume");
@@ -225,13 +237,23 @@ fn check_source(record: &Record, new: &NewVolume) -> Result<(), Error> {
     if same { Ok(()) } else { Err(Error::MadeDifferently { volume: record.id.clone(), what: "source" }) }
 }
 
-/// Looks up what the volume begins with. A retry begins with what the first attempt did, which its record or its
-/// intent says.
+/// Reads the record that a source names now.
+async fn source_now(hub: &Hub, source: &Source) -> Result<Option<Record>, Error> {
+    match source {
+        Source::Empty => Ok(None),
+        Source::Template(name) => template(hub, name).await.map(Some),
+        Source::Fork(volume, _) => hub.catalog.living(volume).await.map(Some),
+    }
+}
+
+/// Looks up what the volume begins with: `source`, as it is now. A retry begins with what the first attempt did, which its
+/// record or its intent says.
 async fn begin(
     hub: &Hub,
     new: &NewVolume,
     record: Option<&Record>,
     known: Option<(VolumeId, VersionId)>,
+    source: Result<Option<Record>, Error>,
 ) -> Result<Beginning, Error> {
     let known = record
         .and_then(|record| record.origin.as_ref())
@@ -242,12 +264,12 @@ async fn begin(
         Limit::Default => source.unwrap_or(hub.settings.default_quota.0),
     };
     let source = match (&new.source, &known) {
-        (Source::Empty, _) => {
-            return Ok(Beginning { origin: None, limit_bytes: limit(None), content_bytes: 0, beside: None });
-        }
-        (Source::Template(_), Some((volume, _))) => hub.catalog.living(volume).await?,
-        (Source::Template(name), None) => template(hub, name).await?,
-        (Source::Fork(volume, _), _) => hub.catalog.living(volume).await?,
+        // The name may point to another one since.
+        (Source::Template(_), Some((volume, _))) => Some(hub.catalog.living(volume).await?),
+        _ => source?,
+    };
+    let Some(source) = source else {
+        return Ok(Beginning { origin: None, limit_bytes: limit(None), content_bytes: 0, beside: None });
     };
     let fork = matches!(new.source, Source::Fork(..));
     let version = match (&new.source, known) {

@@ -58,7 +58,9 @@ async fn fly(
     };
     match hub.flights.fly(volume, operation, work).await? {
         Done::Ensured(answer) => Ok(answer),
-        Done::Volume | Done::Restored(_) => Err(Error::OperationDied { volume: volume.clone() }),
+        Done::Volume | Done::Made(_) | Done::Restored(_) => {
+            Err(Error::OperationDied { volume: volume.clone() })
+        }
     }
 }
 

@@ -133,7 +133,9 @@ pub async fn restore(
     };
     match hub.flights.fly(volume, Operation::Restore(wanted), work).await? {
         Done::Restored(answer) => Ok(answer),
-        Done::Volume | Done::Ensured(_) => Err(Error::OperationDied { volume: volume.clone() }),
+        Done::Volume | Done::Made(_) | Done::Ensured(_) => {
+            Err(Error::OperationDied { volume: volume.clone() })
+        }
     }
 }
 

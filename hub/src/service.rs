@@ -64,8 +64,10 @@ impl HubService {
     }
 
     async fn make(&self, new: NewVolume) -> Result<api::Volume, Error> {
-        let volume = create(&self.hub, new).await?;
-        self.hub.describe(&volume).await
+        match create(&self.hub, new).await? {
+            (volume, Some(told)) => self.hub.describe_told(&volume, told).await,
+            (volume, None) => self.hub.describe(&volume).await,
+        }
     }
 
     async fn list(&self, request: api::ListVolumesRequest) -> Result<api::ListVolumesResponse, Error> {

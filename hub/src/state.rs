@@ -276,7 +276,8 @@ fn prepare(db: &mut Connection, store: StoreId) -> rusqlite::Result<()> {
              version TEXT NOT NULL, heard INTEGER NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS intents (
              request TEXT PRIMARY KEY, volume TEXT NOT NULL, node TEXT NOT NULL, origin_volume TEXT,
-             origin_version TEXT, words TEXT NOT NULL, created INTEGER NOT NULL) STRICT;",
+             origin_version TEXT, words TEXT NOT NULL, created INTEGER NOT NULL) STRICT;
+         CREATE INDEX IF NOT EXISTS intents_by_created ON intents (created);",
     )?;
     transaction.execute_batch(crate::records::TABLE)?;
     transaction.commit()

@@ -75,14 +75,31 @@ pub async fn finish_create(
     first_version(operation, claim, None, heads, label, false).await
 }
 
-/// The same for a record that was just begun and is as `begun`: the write goes to the store without another read of it.
+/// A record that was begun, and whose session was seen to live by a read that began after that.
+#[derive(Debug)]
+pub struct Confirmed(Stored<Record>);
+
+impl Confirmed {
+    /// Returns the record.
+    pub fn record(&self) -> &Record {
+        &self.0.value
+    }
+}
+
+/// The first half of [`finish_begun`], which may go on while the caller makes what the version is.
+pub async fn confirm_begun(operation: &Operation, begun: Stored<Record>) -> Result<Confirmed, Error> {
+    operation.session().confirm_live().await?;
+    Ok(Confirmed(begun))
+}
+
+/// Finishes a record that was just begun and is as it was confirmed: the write goes to the store without another read of
+/// it. What holds of [`finish_create`] holds here.
 pub async fn finish_begun(
     operation: &Operation,
-    begun: Stored<Record>,
+    Confirmed(begun): Confirmed,
     heads: Option<Heads>,
     label: &str,
 ) -> Result<Change<Stored<Record>>, Error> {
-    operation.session().confirm_live().await?;
     let claim = Claim::of(&begun.value);
     first_version(operation, &claim, Some(begun), heads, label, false).await
 }

@@ -13,7 +13,7 @@ mod seal;
 mod settings;
 
 pub use acquire::{Acquired, acquire, forget_copy, release, unseat};
-pub use create::{begin_create, begin_create_born, finish_begun, finish_create};
+pub use create::{Confirmed, begin_create, begin_create_born, confirm_begun, finish_begun, finish_create};
 pub use delete::{Authority, delete, purge, undelete};
 pub use publish::{Publication, Published, publish};
 pub use rehome::{Right, rehome};

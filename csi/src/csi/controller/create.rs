@@ -80,17 +80,22 @@ impl CsiController {
         };
         let accessible = Accessible::parse(&self.driver, request.accessibility_requirements.as_ref());
         let unique_name = format!("csi:{}:{name}", self.driver);
-        if let Some(made) = self.made(&unique_name).await? {
+        let found = async {
+            match &source {
+                None => Ok(None),
+                Some(source) => self.source(source).await.map(Some),
+            }
+        };
+        // Asked at once, and judged one after the other: a volume that is there is answered whatever became of its source.
+        let (made, found, rooms) = tokio::join!(self.made(&unique_name), found, self.rooms());
+        if let Some(made) = made? {
             return self.same(name, &made, size, &parameters, &source_text);
         }
-        let found = match &source {
-            None => None,
-            Some(source) => Some(self.source(source).await?),
-        };
+        let found = found?;
         let source_bytes = found.as_ref().map_or(0, |found| found.quota_bytes);
         let quota = size.choose(source_bytes)?;
         let needed = if size.required_bytes > 0 { quota } else { 0 };
-        let node = choose(&accessible, &self.rooms().await?, needed)?;
+        let node = choose(&accessible, &rooms?, needed)?;
         let (required, hint) = match (parameters.mobility, &found) {
             (Mobility::Pinned, _) => (node, String::new()),
             // Beside its source, where nobody said a node.
