@@ -264,6 +264,7 @@ impl Node {
     /// What in the pool may be a candidate at all.
     async fn copies(self: &Arc<Self>) -> Result<Vec<Copy>, Error> {
         let Some(me) = self.session_id() else { return Ok(Vec::new()) };
+        let mounted = self.pool().mounted()?;
         let mut copies = Vec::new();
         for volume in self.volumes().all() {
             let facts = volume.facts();
@@ -285,10 +286,12 @@ impl Node {
                 birth: Some(facts.about.birth),
                 version,
                 dirty,
-                mounted: !self.pool().mounts_below(&layout::volume(&volume.id))?.is_empty(),
+                mounted: mounted.shows(&layout::volume(&volume.id)),
                 needed: self.locks().running(&volume.id).is_some(),
             });
         }
+        // Looking at the volumes took its time.
+        let mounted = self.pool().mounted()?;
         for (place, used) in self.shelf().idle() {
             let owned = |id| self.volumes().find(&id).is_some_and(|volume| volume.claim(me).is_ok());
             let holding = match place.owner() {
@@ -304,7 +307,7 @@ impl Node {
                 birth: None,
                 version: place.version(),
                 dirty: false,
-                mounted: !self.pool().mounts_below(place.path())?.is_empty(),
+                mounted: mounted.shows(place.path()),
                 needed: false,
             });
         }
@@ -313,8 +316,9 @@ impl Node {
 
     /// What is mounted is in use.
     fn note_mounts(&self) -> Result<(), Error> {
+        let mounted = self.pool().mounted()?;
         for volume in self.volumes().all() {
-            if !self.pool().mounts_below(&layout::volume(&volume.id))?.is_empty() {
+            if mounted.shows(&layout::volume(&volume.id)) {
                 volume.note_use();
             }
         }

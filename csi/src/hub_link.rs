@@ -131,16 +131,8 @@ async fn inventories(node: &Node, whole: bool) -> Result<Vec<Inventory>, Error> 
     }
     let mut messages: Vec<Inventory> = Vec::new();
     for some in volumes.chunks(VOLUMES_PER_MESSAGE) {
-        let mut described = Vec::with_capacity(some.len());
-        for volume in some {
-            match node.describe(volume).await {
-                Ok(volume) => described.push(volume),
-                // Deleted meanwhile.
-                Err(Error::NotHere { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        messages.push(Inventory { volumes: described, ..Inventory::default() });
+        let volumes = node.describe_all(some.to_vec()).await?;
+        messages.push(Inventory { volumes, ..Inventory::default() });
     }
     if messages.is_empty() {
         messages.push(Inventory::default());

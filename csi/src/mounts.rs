@@ -1,7 +1,9 @@
 //! What is mounted where, from `/proc/self/mountinfo`. The kernel deletes a mounted subvolume without a word, so we look.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
+use std::ops::Bound;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
@@ -51,6 +53,28 @@ pub fn at<'m>(mounts: &'m [Mount], point: &Path) -> Option<&'m Mount> {
 /// Lists where the directory `inside` of the filesystem `device`, or anything below it, is mounted.
 pub fn below<'m>(mounts: &'m [Mount], device: &str, inside: &Path) -> Vec<&'m Mount> {
     mounts.iter().filter(|mount| mount.device == device && mount.root.starts_with(inside)).collect()
+}
+
+/// Which paths of one filesystem are mounted somewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mounted(BTreeSet<PathBuf>);
+
+impl Mounted {
+    /// Keeps what of the directory `inside` of the filesystem `device` is mounted.
+    pub fn of(mounts: &[Mount], device: &str, inside: &Path) -> Self {
+        let of_device = mounts.iter().filter(|mount| mount.device == device);
+        Self(of_device.filter_map(|mount| Some(mount.root.strip_prefix(inside).ok()?.to_owned())).collect())
+    }
+
+    /// Tells if `path` (from `inside`), or something below it, is mounted.
+    pub fn shows(&self, path: &str) -> bool {
+        let path = Path::new(path);
+        // What is below a path follows it.
+        self.0
+            .range::<Path, _>((Bound::Included(path), Bound::Unbounded))
+            .next()
+            .is_some_and(|first| first.starts_with(path))
+    }
 }
 
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue` (proc(5)).
@@ -118,6 +142,20 @@ mod tests {
         let mounts = mounts();
         let found = below(&mounts, "0:44", Path::new("/volumes/vol-1"));
         assert_eq!(found.iter().map(|m| m.point.to_str().unwrap()).collect::<Vec<_>>(), ["/var/lib/pod"]);
+        let mounted = Mounted::of(&mounts, "0:44", Path::new("/"));
+        for (path, shown) in [
+            ("volumes/vol-1", true),
+            ("volumes/vol-1/data", true),
+            ("volumes/vol-1/data/inner", false),
+            ("volumes/vol-1/d", false),
+            ("volumes/vol-11", true),
+            ("volumes/vol-111", false),
+            ("volumes/vol-0", false),
+        ] {
+            assert_eq!(mounted.shows(path), shown, "{path}");
+        }
+        assert!(Mounted::of(&mounts, "0:44", Path::new("/volumes")).shows("vol-11"));
+        assert!(!Mounted::of(&mounts, "0:44", Path::new("/other")).shows("volumes/vol-1"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(crate) use start::{promisable, room};
 
 use crate::deaths::{Deaths, Point};
 use crate::error::Error;
+use crate::mounts::Mounted;
 use commit::{Commits, Part};
 
 /// Part of the devices that metadata is left room for, and the most of it: names and small files of what is promised.
@@ -246,6 +247,16 @@ impl Pool {
             .into_iter()
             .map(|mount| mount.point.display().to_string())
             .collect())
+    }
+
+    /// Reads what of the pool is mounted in this namespace: one look for all volumes.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn mounted(&self) -> Result<Mounted, Error> {
+        let mounts =
+            crate::mounts::read().map_err(|source| Error::Io { doing: "reading the mounts", source })?;
+        Ok(Mounted::of(&mounts, &self.0.device, &self.0.inside))
     }
 
     /// Tells if a mount shows `path` (from the pool's root), or something below it.

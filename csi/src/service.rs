@@ -19,7 +19,6 @@ use types::{Domain, EntryId, Epoch, RequestId, VersionId, VolumeId};
 
 use crate::basis::Basis;
 use crate::create::CreateRequest;
-use crate::error::Error;
 use crate::files::{At, ColdVolume, LiveVolume, LiveVolumes};
 use crate::local;
 use crate::node::Node;
@@ -207,15 +206,7 @@ impl node_server::Node for NodeService {
         &self,
         _: Request<ListVolumesRequest>,
     ) -> Result<Response<ListVolumesResponse>, Status> {
-        let mut volumes = Vec::new();
-        for volume in self.0.volumes().all() {
-            match self.0.describe(&volume).await {
-                Ok(described) => volumes.push(described),
-                // Deleted while the list was made.
-                Err(Error::NotHere { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let volumes = self.0.describe_all(self.0.volumes().all()).await?;
         Ok(Response::new(ListVolumesResponse { volumes }))
     }
 

@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
+use btrfs::Dir;
 use proto::convert::timestamp;
 use proto::node::{self, Capacity, Check, Health, NodeStatus};
-use types::MemberName;
+use types::{MemberName, VolumeId};
 
 use crate::error::Error;
+use crate::layout;
 use crate::local;
 use crate::node::Node;
-use crate::volume::{Standing, Volume};
+use crate::volume::{Facts, Standing, Volume};
+
+/// How many volumes are looked at in one visit to the pool: others wait for its door meanwhile.
+const LOOKED_AT_ONCE: usize = 64;
 
 impl Node {
     /// Describes a volume.
@@ -17,23 +22,44 @@ impl Node {
     /// # Errors
     /// The pool cannot be read.
     pub async fn describe(&self, volume: &Arc<Volume>) -> Result<node::Volume, Error> {
-        let facts = volume.facts();
+        let described = self.describe_all(vec![Arc::clone(volume)]).await?.pop();
+        described.ok_or_else(|| Error::NotHere { volume: volume.id.clone() })
+    }
+
+    /// Describes volumes, without those that have gone. The mounts are read once, and the pool is entered once for many.
+    ///
+    /// # Errors
+    /// The pool cannot be read.
+    pub async fn describe_all(&self, volumes: Vec<Arc<Volume>>) -> Result<Vec<node::Volume>, Error> {
+        let mounted = self.pool().mounted()?;
+        let mut described = Vec::with_capacity(volumes.len());
+        for some in volumes.chunks(LOOKED_AT_ONCE) {
+            let looks = some.to_vec();
+            let found = self
+                .pool()
+                .run(move |root| {
+                    let looks = looks.into_iter().map(|volume| {
+                        let facts = volume.facts();
+                        match look(root, &volume.id, &facts) {
+                            Ok(look) => Ok(Some((volume, facts, look))),
+                            Err(Error::NotHere { .. }) => Ok(None),
+                            Err(error) => Err(error),
+                        }
+                    });
+                    looks.collect::<Result<Vec<_>, Error>>()
+                })
+                .await?;
+            let found = found.into_iter().flatten();
+            described.extend(found.map(|(volume, facts, look)| {
+                self.tell(&volume.id, facts, look, mounted.shows(&layout::volume(&volume.id)))
+            }));
+        }
+        Ok(described)
+    }
+
+    fn tell(&self, id: &VolumeId, facts: Facts, look: Look, mounted: bool) -> node::Volume {
+        let Look { used, dirty } = look;
         let relative = facts.standing == Standing::Relative;
-        let (id, about) = (volume.id.clone(), facts.about.clone());
-        let base = facts.base.as_ref().map(|base| base.roots.clone());
-        let (used, dirty) = self
-            .pool()
-            .run(move |root| {
-                let used = about.charge(local::used(root, &about)?);
-                let dirty = match base {
-                    _ if relative => false,
-                    None => true,
-                    Some(base) => local::roots(&local::live(root, &id)?)? != base,
-                };
-                Ok((used, dirty))
-            })
-            .await?;
-        let mounted = !self.pool().mounts_below(&crate::layout::volume(&volume.id))?.is_empty();
         let me = self.session_id();
         let (epoch, owned, health) = match &facts.standing {
             Standing::Owned { session, epoch } if Some(*session) == me => (epoch.0, true, Health::Healthy),
@@ -41,7 +67,7 @@ impl Node {
             Standing::Relative => (0, false, Health::Asleep),
             Standing::Quarantined { .. } => (0, false, Health::Degraded),
         };
-        let health = match (health, self.locks().running(&volume.id)) {
+        let health = match (health, self.locks().running(id)) {
             (Health::Healthy, Some("sync")) => Health::Syncing,
             (Health::Healthy, Some("restore")) => Health::Restoring,
             (Health::Healthy, Some("release")) => Health::Moving,
@@ -66,9 +92,9 @@ impl Node {
             volume_id: origin.volume.to_string(),
             version: origin.versions.get(&MemberName::data()).map(ToString::to_string).unwrap_or_default(),
         });
-        let path = self.pool().path().join(crate::layout::data(&volume.id));
-        Ok(node::Volume {
-            volume_id: volume.id.to_string(),
+        let path = self.pool().path().join(layout::data(id));
+        node::Volume {
+            volume_id: id.to_string(),
             epoch,
             version: facts.head.map(|head| head.tree.version.to_string()).unwrap_or_default(),
             dirty,
@@ -81,7 +107,7 @@ impl Node {
             origin,
             owned,
             path: if relative { String::new() } else { path.display().to_string() },
-        })
+        }
     }
 
     /// How much room there is.
@@ -235,6 +261,23 @@ impl Node {
             zone: self.config().zone.clone(),
         })
     }
+}
+
+/// What the pool says of a volume.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    used: u64,
+    dirty: bool,
+}
+
+fn look(root: &Dir, id: &VolumeId, facts: &Facts) -> Result<Look, Error> {
+    let used = facts.about.charge(local::used(root, &facts.about)?);
+    let dirty = match &facts.base {
+        _ if facts.standing == Standing::Relative => false,
+        None => true,
+        Some(base) => local::roots(&local::live(root, id)?)? != base.roots,
+    };
+    Ok(Look { used, dirty })
 }
 
 /// Whether more is used than the capacity. In the hard class that is a limit set below what was there.
