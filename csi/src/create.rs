@@ -145,6 +145,7 @@ impl Node {
             base: Some(base),
             origin: record.origin.clone(),
             last_sync: Some(self.store().clock().now()),
+            settings_of: crate::settings::born_with(&record.attributes, claim.epoch),
             ..Facts::new(about, record.domain.clone())
         };
         tracing::info!(volume = %record.id, "created");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::AsFd as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use btrfs::Dir;
@@ -14,14 +14,14 @@ use proto::node::settings_server::Settings;
 use proto::node::{ApplySettingsRequest, ApplySettingsResponse};
 use proto::settings::{COMPRESSION, QUOTA_CLASS, SYNC_INTERVAL};
 use tonic::{Request, Response, Status};
-use types::{Classify as _, Epoch, Kind, VolumeId};
+use types::{Classify as _, Epoch, Kind, Timestamp, VolumeId};
 
 use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::local;
 use crate::node::Node;
 use crate::quota_class::QuotaClass;
-use crate::volume::{Standing, Volume};
+use crate::volume::{Facts, Standing, Volume};
 
 /// Syncing more often than this costs more than it can give.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,14 +76,12 @@ pub fn sync_interval(value: &str) -> Result<Option<Duration>, String> {
 #[derive(Debug, Clone)]
 pub struct SettingsKeeper {
     node: Arc<Node>,
-    /// Which volumes' settings were read, under which epoch they are here.
-    read: Arc<Mutex<BTreeMap<VolumeId, Epoch>>>,
 }
 
 impl SettingsKeeper {
     /// Acts for `node`.
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, read: Arc::default() }
+        Self { node }
     }
 
     /// Reads the settings of volumes that are new here, and syncs those that have an interval of their own, until the
@@ -93,26 +91,22 @@ impl SettingsKeeper {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let stop = self.node.stop().clone();
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
-            let volumes = self.node.volumes().all();
-            self.read().retain(|id, _| volumes.iter().any(|volume| volume.id == *id));
+            let mut volumes = self.node.volumes().all();
+            let now = self.node.store().clock().now();
+            volumes.retain(|volume| volume.look(|facts| is_new(facts) || is_due(facts, now)));
             futures::stream::iter(volumes).for_each_concurrent(AT_ONCE, |volume| self.look_at(volume)).await;
         }
     }
 
     async fn look_at(&self, volume: Arc<Volume>) {
-        let Standing::Owned { epoch, .. } = volume.facts().standing else { return };
-        if self.read().get(&volume.id) != Some(&epoch)
+        if volume.look(is_new)
             && let Err(error) = self.apply(&volume).await
         {
             // It is tried again with the next tick.
             tracing::debug!(volume = %volume.id, %error, "its settings are not read yet");
         }
-        let facts = volume.facts();
         let now = self.node.store().clock().now();
-        let due = facts
-            .sync_interval
-            .is_some_and(|interval| facts.last_sync.is_none_or(|last| now.since(last) >= interval));
-        if !due {
+        if !volume.look(|facts| is_due(facts, now)) {
             return;
         }
         match self.node.sync_with_others(&volume.id).await {
@@ -127,7 +121,7 @@ impl SettingsKeeper {
     /// # Errors
     /// Pool or store failed.
     pub async fn apply(&self, volume: &Arc<Volume>) -> Result<u64, Error> {
-        let Standing::Owned { epoch, .. } = volume.facts().standing else { return Ok(0) };
+        let Some(epoch) = volume.look(owned_under) else { return Ok(0) };
         let Some(record) = cas::record::read(self.node.store(), &volume.id).await? else { return Ok(0) };
         let attributes = record.value.attributes;
         // What somebody wrote past the checks changes nothing.
@@ -142,13 +136,36 @@ impl SettingsKeeper {
             changed =
                 self.node.pool().run(move |root| compress(&local::live(root, &id)?, &value, DEEPEST)).await?;
         }
-        self.read().insert(volume.id.clone(), epoch);
+        volume.update(|facts| facts.settings_of = Some(epoch));
         Ok(changed)
     }
+}
 
-    fn read(&self) -> std::sync::MutexGuard<'_, BTreeMap<VolumeId, Epoch>> {
-        self.read.lock().expect("no code panics while it holds this lock")
+/// Under which epoch the settings of a volume that was just made need not be read again: it was made with its quota class,
+/// and what it asks for beyond that takes a look at its tree or its record.
+pub(crate) fn born_with(attributes: &BTreeMap<String, String>, epoch: Epoch) -> Option<Epoch> {
+    let more = [COMPRESSION, SYNC_INTERVAL].into_iter().any(|key| attributes.contains_key(key));
+    (!more).then_some(epoch)
+}
+
+fn owned_under(facts: &Facts) -> Option<Epoch> {
+    match facts.standing {
+        Standing::Owned { epoch, .. } => Some(epoch),
+        Standing::Relative | Standing::Fenced { .. } | Standing::Quarantined { .. } => None,
     }
+}
+
+/// Whether its settings were not read since it came here.
+fn is_new(facts: &Facts) -> bool {
+    owned_under(facts).is_some_and(|epoch| facts.settings_of != Some(epoch))
+}
+
+/// Whether it has an interval of its own, which is over.
+fn is_due(facts: &Facts, now: Timestamp) -> bool {
+    owned_under(facts).is_some()
+        && facts
+            .sync_interval
+            .is_some_and(|interval| facts.last_sync.is_none_or(|last| now.since(last) >= interval))
 }
 
 /// Sets the property on a directory and on those in it that have another. Where the top says it already, so do the others:
@@ -224,6 +241,20 @@ impl Settings for SettingsKeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_volume_was_made_with_is_not_read_again() {
+        let with = |key: &str| BTreeMap::from([(key.to_owned(), "zstd".to_owned())]);
+        for (attributes, read) in [
+            (BTreeMap::new(), true),
+            (with("csi/name"), true),
+            (with(QUOTA_CLASS), true),
+            (with(COMPRESSION), false),
+            (with(SYNC_INTERVAL), false),
+        ] {
+            assert_eq!(born_with(&attributes, Epoch(3)), read.then_some(Epoch(3)), "{attributes:?}");
+        }
+    }
 
     #[test]
     fn settings_are_checked_before_they_are_kept() {

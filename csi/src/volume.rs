@@ -85,6 +85,8 @@ pub struct Facts {
     pub last_sync: Option<Timestamp>,
     /// How often it is synced, where that is not the node's interval.
     pub sync_interval: Option<Duration>,
+    /// Under which epoch the settings in its record were acted upon.
+    pub settings_of: Option<Epoch>,
     /// A restore moved the record, or may have, and its tree is not in its place yet.
     pub swap_pending: bool,
     /// A mount still shows a tree that a restore replaced.
@@ -107,6 +109,7 @@ impl Facts {
             origin: None,
             last_sync: None,
             sync_interval: None,
+            settings_of: None,
             swap_pending: false,
             restart_to_see_it: false,
             unsettled: Vec::new(),
