@@ -163,14 +163,16 @@ impl State {
     pub async fn put_intent(&self, intent: Intent) -> Result<(), Error> {
         self.run(move |db| {
             let transaction = db.transaction()?;
-            transaction.execute(
-                "DELETE FROM intents WHERE created < ?",
-                [intent.created.0.saturating_sub(INTENT_SECONDS * 1_000_000_000)],
-            )?;
-            transaction.execute(
-                "INSERT OR REPLACE INTO intents
-                     (request, volume, node, origin_volume, origin_version, words, created) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                params![
+            transaction
+                .prepare_cached("DELETE FROM intents WHERE created < ?")?
+                .execute([intent.created.0.saturating_sub(INTENT_SECONDS * 1_000_000_000)])?;
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO intents
+                         (request, volume, node, origin_volume, origin_version, words, created)
+                     VALUES (?, ?, ?, ?, ?, ?, ?)",
+                )?
+                .execute(params![
                     intent.request.as_str(),
                     intent.volume.as_str(),
                     intent.node.as_str(),
@@ -178,8 +180,7 @@ impl State {
                     intent.origin.as_ref().map(|(_, version)| version.to_string()),
                     intent.words,
                     intent.created.0
-                ],
-            )?;
+                ])?;
             transaction.commit()
         })
         .await
@@ -188,21 +189,21 @@ impl State {
     /// Returns what a create with this request set out to do.
     pub async fn intent(&self, request: RequestId) -> Result<Option<Intent>, Error> {
         self.run(move |db| {
-            db.query_row(
-                "SELECT request, volume, node, origin_volume, origin_version, words, created FROM intents WHERE request = ?",
-                [request.as_str()],
-                |row| {
-                    Ok(Intent {
-                        request: parsed(row, 0)?,
-                        volume: parsed(row, 1)?,
-                        node: parsed(row, 2)?,
-                        origin: parsed_or_null(row, 3)?.zip(parsed_or_null(row, 4)?),
-                        words: row.get(5)?,
-                        created: Timestamp(row.get(6)?),
-                    })
-                },
-            )
-            .optional()
+            let mut query = db.prepare_cached(
+                "SELECT request, volume, node, origin_volume, origin_version, words, created
+                 FROM intents WHERE request = ?",
+            )?;
+            let found = query.query_row([request.as_str()], |row| {
+                Ok(Intent {
+                    request: parsed(row, 0)?,
+                    volume: parsed(row, 1)?,
+                    node: parsed(row, 2)?,
+                    origin: parsed_or_null(row, 3)?.zip(parsed_or_null(row, 4)?),
+                    words: row.get(5)?,
+                    created: Timestamp(row.get(6)?),
+                })
+            });
+            found.optional()
         })
         .await
     }
