@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result};
 use cas::entry::data_head;
 use cas::lifecycle::{self, Authority};
 use cas::record::{NewRecord, Quota, RecordKind};
-use cas::{Claim, Heads, Operation, Session, Store, VersionRef};
+use cas::{Heads, Operation, Record, Session, Store, VersionRef};
 use proto::convert::{optional, required};
 use proto::hub::{AttachRequest, Heartbeat, Hello, Inventory, attach_request};
 use proto::node::node_server::{Node, NodeServer};
 use proto::node::*;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use types::{Domain, NodeName, PoolId, VersionId, VolumeId};
 
@@ -78,7 +78,7 @@ impl FakeNode {
         let mut tasks = JoinSet::new();
         let server = tonic::transport::Server::builder()
             .add_service(NodeServer::from_arc(Arc::clone(&inner)))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(proto::server::incoming(listener));
         tasks.spawn(async move { drop(server.await) });
         let beating = inner.session.clone();
         tasks.spawn(async move {
@@ -150,9 +150,9 @@ fn not_played<T>() -> Result<Response<T>, Status> {
 }
 
 impl Inner {
-    async fn describe(&self, id: &VolumeId) -> Result<Volume, Status> {
-        let record = cas::record::get(&self.store, id).await.map_err(status)?.value;
-        Ok(Volume {
+    fn describe(&self, record: &Record) -> Volume {
+        let id = &record.id;
+        Volume {
             volume_id: id.to_string(),
             epoch: record.epoch.0,
             version: record
@@ -164,7 +164,7 @@ impl Inner {
             owned: record.owner == Some(self.session.id()),
             path: format!("/pool/volumes/{id}/data"),
             ..Volume::default()
-        })
+        }
     }
 }
 
@@ -184,12 +184,11 @@ impl Node for Inner {
             quota: Quota { limit_bytes: asked.quota_bytes.filter(|bytes| *bytes > 0), charge_bytes: 0 },
             attributes: asked.attributes.into_iter().collect(),
         };
-        let begun = lifecycle::begin_create(&self.store, new).await.map_err(status)?.into_inner().value;
+        let begun = lifecycle::begin_create(&self.store, new).await.map_err(status)?.into_inner();
+        let confirmed = lifecycle::confirm_begun(&self.operation, begun).await.map_err(status)?;
         let heads = Some(self.heads.clone());
-        lifecycle::finish_create(&self.operation, &Claim::of(&begun), heads, "created")
-            .await
-            .map_err(status)?;
-        let volume = self.describe(&id).await?;
+        let made = lifecycle::finish_begun(&self.operation, confirmed, heads, "created").await;
+        let volume = self.describe(&made.map_err(status)?.into_inner().value);
         let mut changes = self.changes.lock().expect("no holder panics");
         changes.count += 1;
         changes.made.push(volume.clone());
@@ -211,7 +210,8 @@ impl Node for Inner {
 
     async fn get_volume(&self, request: Request<GetVolumeRequest>) -> Result<Response<Volume>, Status> {
         let id: VolumeId = required("volume_id", &request.into_inner().volume_id)?;
-        Ok(Response::new(self.describe(&id).await?))
+        let record = cas::record::get(&self.store, &id).await.map_err(status)?.value;
+        Ok(Response::new(self.describe(&record)))
     }
 
     async fn acquire_volume(&self, _: Request<AcquireVolumeRequest>) -> Result<Response<Volume>, Status> {

@@ -238,6 +238,7 @@ async fn clones(bed: &Bed) -> Result<Vec<Figure>> {
         millis(median(&raw)),
         millis(p99(&raw)),
     );
+    println!("csi: the slowest clones: {}; the slowest raw: {}", slowest(&through), slowest(&raw));
     let mut figures = vec![
         Figure::new(
             "csi",
@@ -289,6 +290,14 @@ async fn clones(bed: &Bed) -> Result<Vec<Figure>> {
         Target::Limit,
     ));
     Ok(figures)
+}
+
+/// The five slowest, by how many came before: whether they are slow together, or at the end.
+fn slowest(times: &[Duration]) -> String {
+    let mut numbered: Vec<(usize, Duration)> = times.iter().copied().enumerate().collect();
+    numbered.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+    let shown = numbered.iter().take(5).map(|(number, took)| format!("#{number} {:.1} ms", millis(*took)));
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// Waits until no deleted subvolume is left in the tree of roots.
