@@ -201,6 +201,5 @@ async fn records(
         limit: usize::MAX,
     };
     let records = hub.catalog.range(range).await?;
-    let ids = records.into_iter().map(|(record, _)| proto::convert::required("volume_id", &record.volume_id));
-    Ok(ids.collect::<Result<_, _>>()?)
+    Ok(records.into_iter().map(|(id, ..)| id).collect())
 }

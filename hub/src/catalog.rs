@@ -33,6 +33,9 @@ const LIST_TIME: Duration = Duration::from_secs(30);
 /// The attribute that holds a volume's name for people.
 pub const NAME: &str = "name";
 
+/// A record's id, what is kept of it, and the session that owns it.
+pub type Listed = (VolumeId, proto::hub::Volume, Option<SessionId>);
+
 /// Reads records, and keeps what it read.
 #[derive(Debug, Clone)]
 pub struct Catalog {
@@ -141,14 +144,13 @@ impl Catalog {
     }
 
     /// Returns living records and their owners, in order of their ids.
-    pub async fn range(&self, range: Range) -> Result<Vec<(proto::hub::Volume, Option<SessionId>)>, Error> {
+    pub async fn range(&self, range: Range) -> Result<Vec<Listed>, Error> {
         let records = self.state.range(range).await?;
-        let decoded = records.into_iter().map(|record| {
-            let volume = proto::hub::Volume::decode(record.listed.as_slice());
-            volume
-                .map(|volume| (volume, record.owner))
-                .map_err(|_| Error::StateDamaged { volume: record.volume })
-        });
+        let decoded =
+            records.into_iter().map(|record| match proto::hub::Volume::decode(record.listed.as_slice()) {
+                Ok(volume) => Ok((record.volume, volume, record.owner)),
+                Err(_) => Err(Error::StateDamaged { volume: record.volume }),
+            });
         decoded.collect()
     }
 

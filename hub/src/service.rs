@@ -89,17 +89,15 @@ impl HubService {
         loop {
             let records = self.hub.catalog.range(range.clone()).await?;
             let more = records.len() == range.limit;
-            if let Some((last, _)) = records.last() {
-                range.after = last.volume_id.clone();
+            if let Some((last, ..)) = records.last() {
+                range.after = last.to_string();
             }
-            for (stored, owner) in records {
+            for (id, stored, owner) in records {
                 if !asked_for(&stored, &request) {
                     continue;
                 }
-                let id = stored.volume_id.parse().map_err(|error: types::InvalidId| {
-                    Error::from(InvalidField::Malformed { field: "volume_id", reason: error.to_string() })
-                })?;
                 let volume = view::with_owner(stored, &self.hub.owner_seen(&id, owner));
+                let volume = if request.brief { view::brief(volume) } else { volume };
                 if node.as_ref().is_some_and(|node| volume.node != node.as_str()) {
                     continue;
                 }

@@ -158,6 +158,22 @@ pub fn with_owner(mut described: hub::Volume, seen: &OwnerSeen) -> hub::Volume {
     described
 }
 
+/// Leaves out what a list of many does not show.
+pub fn brief(mut described: hub::Volume) -> hub::Volume {
+    for text in [
+        &mut described.name,
+        &mut described.version,
+        &mut described.session,
+        &mut described.domain,
+        &mut described.path,
+    ] {
+        *text = String::new();
+    }
+    described.branches.clear();
+    described.pins.clear();
+    described
+}
+
 fn taken_over(takeover: &hub::Takeover) -> String {
     let from = &takeover.from_node;
     match takeover.last_durable {

@@ -131,6 +131,27 @@ async fn a_list_costs_one_listing_and_a_read_of_each_record_that_changed() {
 }
 
 #[tokio::test]
+async fn a_brief_list_leaves_out_what_only_a_look_at_one_needs() {
+    let cluster = Cluster::start(&[]).await;
+    let maker = Maker::new(&cluster.store).await;
+    maker.make(&cluster.store, 1, RecordKind::Volume).await;
+    let whole = page(&cluster, all()).await.unwrap().volumes.remove(0);
+    let brief = page(&cluster, ListVolumesRequest { brief: true, ..all() }).await.unwrap().volumes.remove(0);
+    assert!(!whole.name.is_empty() && !whole.version.is_empty() && !whole.domain.is_empty());
+    let without = proto::hub::Volume {
+        name: String::new(),
+        version: String::new(),
+        session: String::new(),
+        domain: String::new(),
+        path: String::new(),
+        branches: Default::default(),
+        pins: Default::default(),
+        ..whole
+    };
+    assert_eq!(brief, without);
+}
+
+#[tokio::test]
 async fn a_list_that_cannot_be_complete_is_an_error() {
     let faults = FaultStore::new(Arc::new(MemoryStore::new()));
     let objects: Arc<dyn Objects> = Arc::new(faults.clone());

@@ -77,6 +77,7 @@ impl CsiController {
                 attribute: filter.attribute.0.to_owned(),
                 attribute_value: filter.attribute.1.to_owned(),
                 origin_volume_id: filter.origin.to_owned(),
+                brief: true,
                 ..Default::default()
             };
             let answer = bounded("listing", self.hub().list_volumes(request)).await?;

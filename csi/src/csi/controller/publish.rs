@@ -123,6 +123,7 @@ impl CsiController {
                 page_token,
                 attribute: facts::NODE.to_owned(),
                 attribute_value: node.to_owned(),
+                brief: true,
                 ..Default::default()
             };
             let page = bounded("counting the node's volumes", self.hub().list_volumes(request)).await?;
