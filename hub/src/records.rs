@@ -9,12 +9,12 @@ use types::{Birth, Rev, SessionId, VolumeId};
 use crate::error::Error;
 use crate::state::{State, parsed, parsed_or_null};
 
-/// The table, made anew where the schema's number moved.
+/// The table, made anew where the schema's number moved. It lies in the order of the ids, as lists read it.
 pub(crate) const TABLE: &str = "
     CREATE TABLE IF NOT EXISTS records (
         volume TEXT PRIMARY KEY, birth TEXT NOT NULL, rev INTEGER NOT NULL, etag TEXT NOT NULL, owner TEXT,
         name TEXT NOT NULL, kind INTEGER NOT NULL, origin TEXT NOT NULL, living INTEGER NOT NULL,
-        listed BLOB NOT NULL) STRICT;
+        listed BLOB NOT NULL) STRICT, WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS records_by_name ON records (name) WHERE name <> '';
     CREATE INDEX IF NOT EXISTS records_by_owner ON records (owner);
     CREATE INDEX IF NOT EXISTS records_by_kind ON records (kind, volume) WHERE living;

@@ -15,7 +15,7 @@ use crate::error::Error;
 const QUEUE: usize = 64;
 
 /// Raised when the tables change; what an older hub wrote is dropped and learned again.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 /// How long a retry of a create is steered to the node that was chosen first.
 const INTENT_SECONDS: i64 = 24 * 3600;
