@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use proto::csi::v1::controller_client::ControllerClient;
 use proto::csi::v1::{ListSnapshotsRequest, ListVolumesRequest};
 use rand::RngExt as _;
-use tests::kubernetes::{Kubernetes, create, patiently, snapshot};
+use tests::kubernetes::{Kubernetes, code, create, patiently, publish, snapshot};
 use tonic::{Code, Status};
 
 use crate::left::{left, nothing_left};
@@ -166,5 +167,59 @@ async fn demand11_kills_at_any_point_leave_no_mount_subvolume_group_or_snapshot(
     ensure!(volumes.is_empty() && snapshots.is_empty(), "{volumes:?} {snapshots:?}");
     let loops = Command::new("losetup").arg("-j").arg(cluster.cluster.pool_image("node-1")).output()?;
     assert_eq!(String::from_utf8_lossy(&loops.stdout).lines().count(), 1, "one loop device");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demand11_controllers_may_be_two_and_any_may_die_at_any_time() -> Result<()> {
+    let Some(cluster) = Kubernetes::start("csi-controllers")? else { return Ok(()) };
+    let fresh = [left(&cluster, "node-1")?, left(&cluster, "node-2")?];
+    let first = cluster.controller().await?;
+    for round in 0..6 {
+        let (mut other, socket) = cluster.cluster.csi_controller_named(&format!("other-{round}"))?;
+        let second = ControllerClient::new(Kubernetes::channel(&socket).await?);
+        let name = format!("pvc-{round}");
+        // The one that dies is killed somewhere in the call.
+        let pause = Duration::from_millis(rand::rng().random_range(0..60));
+        let call = tokio::spawn({
+            let (mut second, request) = (second.clone(), create(&name));
+            async move { second.create_volume(request).await }
+        });
+        tokio::time::sleep(pause).await;
+        let lives = round % 2 == 0;
+        if !lives {
+            other.kill()?;
+            other.wait()?;
+        }
+        let made = insist("create", async || first.clone().create_volume(create(&name)).await).await?;
+        let volume = made.into_inner().volume.context("a volume")?.volume_id;
+        if let Ok(answer) = call.await? {
+            assert_eq!(answer.into_inner().volume.context("a volume")?.volume_id, volume);
+        }
+        if lives {
+            // Each for another node: one gets it.
+            let (mut one, mut another) = (first.clone(), second.clone());
+            let (one, another) = tokio::join!(
+                one.controller_publish_volume(publish(&volume, "node-1")),
+                another.controller_publish_volume(publish(&volume, "node-2"))
+            );
+            let codes = [code(&one), code(&another)];
+            ensure!(codes.iter().filter(|code| **code == Code::Ok).count() == 1, "{codes:?}");
+            let node = if one.is_ok() { "node-1" } else { "node-2" };
+            cluster.attach(&volume, node).await?;
+            cluster.detach(&volume, node).await?;
+            other.kill()?;
+            other.wait()?;
+        }
+        let listed = first.clone().list_volumes(ListVolumesRequest::default()).await?.into_inner().entries;
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        insist("delete", async || cluster.try_delete(&volume).await.map_err(not_yet)).await?;
+    }
+    for (node, fresh) in ["node-1", "node-2"].into_iter().zip(&fresh) {
+        // A node that gave a volume away keeps a snapshot of it, and looks at a start whether it was deleted.
+        cluster.cluster.kill(node)?;
+        cluster.cluster.restart(node)?;
+        nothing_left(&cluster, node, fresh).await?;
+    }
     Ok(())
 }
