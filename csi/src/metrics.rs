@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use cas::objects::{CallKind, Traffic};
-use proto::metrics::{Kind, Metric, StoreTraffic};
+use proto::metrics::{Kind, Metric, tell_traffic};
 use tokio::net::TcpListener;
 use types::Classify as _;
 
@@ -191,7 +190,7 @@ pub(crate) async fn gather(node: &Arc<Node>) -> Result<(), Error> {
     let live = node.session_id().is_some() && node.store_trouble().is_empty();
     metrics.set_count(&SESSION, &[], u64::from(live));
     metrics.set_count(&SPARE_GROUPS, &[], node.spare_group_count());
-    store(node);
+    tell_traffic(metrics, &node.store().objects().traffic());
     volumes(node).await?;
     let (capacity, pool) = (node.capacity().await?, node.pool().clone());
     let (space, queued, writable) = node
@@ -212,15 +211,6 @@ pub(crate) async fn gather(node: &Arc<Node>) -> Result<(), Error> {
     metrics.set_count(&POOL_WRITABLE, &[], u64::from(writable));
     metrics.set_count(&DELETED, &[], queued);
     Ok(())
-}
-
-/// Tells what was asked of the store.
-fn store(node: &Node) {
-    let traffic = node.store().objects().traffic();
-    let requests = CallKind::ALL.iter().map(|kind| (kind.as_str(), traffic.of(*kind))).collect();
-    let Traffic { bytes_read, bytes_written, failed, busy, retries, hedges, hedges_won, .. } = traffic;
-    StoreTraffic { requests, bytes_read, bytes_written, failed, busy, retries, hedges, hedges_won }
-        .tell(node.metrics());
 }
 
 /// Counts the volumes, and finds the one that is behind for longest. One look for all: they are many.

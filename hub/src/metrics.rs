@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cas::gc::Report;
-use cas::objects::{CallKind, Traffic};
-use proto::metrics::{Endpoint, Kind, Metric, StoreTraffic};
+use proto::metrics::{Endpoint, Kind, Metric, tell_traffic};
 use tokio::net::TcpListener;
 
 use crate::core::Hub;
@@ -135,9 +134,5 @@ fn gather(hub: &Hub) {
     ] {
         hub.metrics.set_count(&NODES, &[state], hub.nodes.count(liveness));
     }
-    let traffic = hub.store.objects().traffic();
-    let requests = CallKind::ALL.iter().map(|kind| (kind.as_str(), traffic.of(*kind))).collect();
-    let Traffic { bytes_read, bytes_written, failed, busy, retries, hedges, hedges_won, .. } = traffic;
-    StoreTraffic { requests, bytes_read, bytes_written, failed, busy, retries, hedges, hedges_won }
-        .tell(&hub.metrics);
+    tell_traffic(&hub.metrics, &hub.store.objects().traffic());
 }

@@ -12,8 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::traffic::Traffic;
-use super::{Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page};
+use super::{Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page, Traffic};
 use crate::keys;
 
 /// A bucket of tokens that fills by `bytes_per_second`. Clones share it.

@@ -29,8 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::traffic::{CallKind, Traffic};
-use super::{Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page};
+use super::{CallKind, Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page, Traffic};
 
 /// A call that is about to be made, as a plan sees it.
 #[derive(Debug, Clone)]

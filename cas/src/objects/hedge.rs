@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::traffic::CallKind;
+use super::CallKind;
 
 /// Bounds of the buckets: from a millisecond on, each half as long again as the one before.
 const BUCKETS: usize = 32;

@@ -15,7 +15,6 @@ mod memory;
 mod patient;
 mod probe;
 mod s3;
-mod traffic;
 mod url;
 
 pub use cap::{Cap, CappedStore};
@@ -27,7 +26,7 @@ pub use memory::MemoryStore;
 pub use patient::PatientStore;
 pub use probe::{ProbeReport, UnfitStore, probe, probe_all};
 pub use s3::S3Store;
-pub use traffic::{CallKind, Traffic};
+pub use types::{CallKind, Traffic};
 pub use url::{InvalidStoreUrl, S3Url, Sse, StoreUrl};
 
 use std::fmt;

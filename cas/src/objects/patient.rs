@@ -14,8 +14,7 @@ use futures::future::{Either, select};
 use tokio::time::Instant;
 
 use super::hedge::{Class, Hedge};
-use super::traffic::{CallKind, Traffic};
-use super::{Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page};
+use super::{CallKind, Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page, Traffic};
 use crate::pauses::Pauses;
 use crate::store::Retry;
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use calls::{CALLS, Calls, CountedBody, CountedCalls};
 pub use endpoint::{Endpoint, serve};
-pub use store::StoreTraffic;
+pub use store::tell_traffic;
 
 /// More label sets than this of one metric are an error of ours; the rest is counted together.
 const MOST_SERIES: usize = 1_000;

@@ -1,5 +1,7 @@
 //! Requests to the store, under names that every process shares.
 
+use types::{CallKind, Traffic};
+
 use super::{Kind, Metric, Metrics};
 
 /// Requests that were sent.
@@ -31,43 +33,20 @@ const REPEATS: Metric = Metric {
     labels: &["why"],
 };
 
-/// What a process asked of its store so far.
-#[derive(Debug, Clone, Default)]
-pub struct StoreTraffic {
-    /// Requests by the word for their kind.
-    pub requests: Vec<(&'static str, u64)>,
-    /// Bytes that answers brought.
-    pub bytes_read: u64,
-    /// Bytes that were sent to be stored.
-    pub bytes_written: u64,
-    /// Requests that failed.
-    pub failed: u64,
-    /// Of these, those that the store was too busy for.
-    pub busy: u64,
-    /// Reads that were sent again after a failure.
-    pub retries: u64,
-    /// Reads that were sent a second time because the first was slow.
-    pub hedges: u64,
-    /// Of these, those that answered first.
-    pub hedges_won: u64,
-}
-
-impl StoreTraffic {
-    /// Tells it.
-    pub fn tell(&self, metrics: &Metrics) {
-        for (call, requests) in &self.requests {
-            metrics.set_count(&REQUESTS, &[call], *requests);
-        }
-        for (metric, label, count) in [
-            (&BYTES, "read", self.bytes_read),
-            (&BYTES, "written", self.bytes_written),
-            (&FAILURES, "busy", self.busy),
-            (&FAILURES, "other", self.failed.saturating_sub(self.busy)),
-            (&REPEATS, "retry", self.retries),
-            (&REPEATS, "hedge", self.hedges.saturating_sub(self.hedges_won)),
-            (&REPEATS, "hedge_won", self.hedges_won),
-        ] {
-            metrics.set_count(metric, &[label], count);
-        }
+/// Tells what a process asked of its store so far.
+pub fn tell_traffic(metrics: &Metrics, traffic: &Traffic) {
+    for kind in CallKind::ALL {
+        metrics.set_count(&REQUESTS, &[kind.as_str()], traffic.of(kind));
+    }
+    for (metric, label, count) in [
+        (&BYTES, "read", traffic.bytes_read),
+        (&BYTES, "written", traffic.bytes_written),
+        (&FAILURES, "busy", traffic.busy),
+        (&FAILURES, "other", traffic.failed.saturating_sub(traffic.busy)),
+        (&REPEATS, "retry", traffic.retries),
+        (&REPEATS, "hedge", traffic.hedges.saturating_sub(traffic.hedges_won)),
+        (&REPEATS, "hedge_won", traffic.hedges_won),
+    ] {
+        metrics.set_count(metric, &[label], count);
     }
 }

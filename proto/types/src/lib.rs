@@ -9,6 +9,7 @@ mod id;
 mod kind;
 mod path;
 mod size;
+mod traffic;
 
 pub use change::Change;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
@@ -19,3 +20,4 @@ pub use id::{
 pub use kind::{Classify, Kind, errno_kind};
 pub use path::{InvalidPath, VolumePath};
 pub use size::{ByteSize, InvalidSize};
+pub use traffic::{CallKind, Traffic};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// The calls of [`Objects`](super::Objects).
+/// The calls of an object store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CallKind {
     /// `get`
@@ -75,7 +75,8 @@ impl Traffic {
         self.by_kind.values().sum()
     }
 
-    pub(super) fn sent(&mut self, kind: CallKind, bytes: u64) {
+    /// Counts a request that carries `bytes`.
+    pub fn sent(&mut self, kind: CallKind, bytes: u64) {
         *self.by_kind.entry(kind).or_default() += 1;
         self.bytes_written += bytes;
     }
