@@ -107,12 +107,10 @@ pub async fn point(
 ) -> Result<Change, Error> {
     let key = keys::name(kind, name);
     // A name that nobody has used yet, as its caller believes, takes one write and no read.
-    let mut unused = expected == Expected::Free;
+    if expected == Expected::Free && put_new(store, kind, name, id).await? {
+        return Ok(Change::Made(()));
+    }
     loop {
-        if unused && put_new(store, kind, name, id).await? {
-            return Ok(Change::Made(()));
-        }
-        unused = false;
         let moved = swap::<Pointer, _>(store, None, &key, |current| {
             let now = current.value.id.as_ref();
             if now == Some(id) {

@@ -1,6 +1,7 @@
 //! Reading frames, nodes and manifests from packs, through the cache, each proved before it is used.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::filemap::{self, Cell, PageRef};
 use super::frame::{Decompressor, FrameHeader, FrameKind};
 use super::location::{Extent, Location, VersionRef};
 use super::manifest::Manifest;
+use super::pack::{Footer, FooterError};
 use super::stored::{MapPlace, StoredNode};
 use crate::keys;
 use crate::objects::{ObjectError, Objects};
@@ -29,6 +31,9 @@ pub(crate) struct Fetch {
 
 /// How much is fetched with the manifest of a tree whose root is wanted too.
 const BEFORE_MANIFEST: u64 = 256 << 10;
+
+/// How much of a pack's end is read at first for its footer: that of a pack of a thousand frames.
+const FOOTER_GUESS: u64 = 64 << 10;
 
 /// How much is fetched with one tree frame when a tree is walked whole.
 const AHEAD: u64 = 4 << 20;
@@ -81,16 +86,32 @@ impl Fetch {
 
     /// Reads bytes of a pack, or of those that its frames were moved to. One that is gone or too short is damage, and
     /// named. A version that was thinned meanwhile looks the same: who reads one looks at its record again.
-    pub(crate) async fn range(&self, pack: &PackId, range: std::ops::Range<u64>) -> Result<Bytes, TreeError> {
+    pub(crate) async fn range(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, TreeError> {
         self.follow(pack, range, 0).await
     }
 
+    /// Reads the footer of a pack of `size` bytes by `read`, from its end: first as much as most need, then all that this one
+    /// does. What is wrong with a footer that came is for the caller to judge.
+    pub(super) async fn footer<F>(
+        size: u64,
+        read: impl Fn(Range<u64>) -> F,
+    ) -> Result<Result<Footer, FooterError>, TreeError>
+    where
+        F: Future<Output = Result<Bytes, TreeError>>,
+    {
+        let mut tail = FOOTER_GUESS.min(size);
+        loop {
+            match Footer::read(&read(size - tail..size).await?, size) {
+                Err(FooterError::Short(needed)) if needed as u64 > tail && tail < size => {
+                    tail = (needed as u64).min(size);
+                }
+                footer => return Ok(footer),
+            }
+        }
+    }
+
     /// Reads bytes of a pack that is where its name says.
-    pub(super) async fn direct(
-        &self,
-        pack: &PackId,
-        range: std::ops::Range<u64>,
-    ) -> Result<Bytes, TreeError> {
+    pub(super) async fn direct(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes, TreeError> {
         match self.objects.get_range(&keys::pack(pack), range.clone()).await {
             Ok(bytes) if bytes.len() as u64 == range.end - range.start => Ok(bytes),
             // No store may do this; one that does is not believed.

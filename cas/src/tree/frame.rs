@@ -199,17 +199,11 @@ impl Decompressor {
         let raw = match header.codec {
             Codec::Raw => payload.to_vec(),
             Codec::Zstd => self
-                .context()
-                .and_then(|context| context.decompress(payload, raw_len))
+                .0
+                .get_or_insert_default()
+                .decompress(payload, raw_len)
                 .map_err(|_| bad("a frame cannot be decompressed"))?,
         };
         if raw.len() == raw_len { Ok(raw) } else { Err(bad("a frame holds less than its header says")) }
-    }
-
-    fn context(&mut self) -> std::io::Result<&mut zstd::bulk::Decompressor<'static>> {
-        if self.0.is_none() {
-            self.0 = Some(zstd::bulk::Decompressor::new()?);
-        }
-        Ok(self.0.as_mut().expect("it was made above"))
     }
 }

@@ -12,7 +12,7 @@ use super::error::TreeError;
 use super::fetch::Fetch;
 use super::location::{Extent, Location, VersionRef};
 use super::node::Item;
-use super::pack::{Footer, FooterError};
+use super::pack::FooterError;
 use super::read::Reader;
 use super::stored::{Data, StoredNode};
 
@@ -106,24 +106,10 @@ impl Living {
     }
 }
 
-/// How much of a pack's end is read at first.
-const TAIL: u64 = 64 << 10;
-
 /// Reads from a pack's footer how many plain bytes its frames hold. `size` is the object's.
 pub(crate) async fn plain_bytes(reader: &Reader, pack: &PackId, size: u64) -> Result<u64, TreeError> {
-    let mut tail = TAIL.min(size);
-    loop {
-        let bytes = reader.fetch.direct(pack, size - tail..size).await?;
-        match Footer::read(&bytes, size) {
-            Ok(footer) => {
-                return Ok(footer.frames.iter().map(|frame| u64::from(frame.header.raw_len)).sum());
-            }
-            Err(FooterError::Short(needed)) if needed as u64 > tail && tail < size => {
-                tail = (needed as u64).min(size);
-            }
-            Err(error) => {
-                return Err(TreeError::DamagedPack { pack: pack.clone(), reason: error.to_string() });
-            }
-        }
-    }
+    let footer = Fetch::footer(size, |range| reader.fetch.direct(pack, range)).await?;
+    let damaged =
+        |error: FooterError| TreeError::DamagedPack { pack: pack.clone(), reason: error.to_string() };
+    Ok(footer.map_err(damaged)?.frames.iter().map(|frame| u64::from(frame.header.raw_len)).sum())
 }

@@ -4,26 +4,21 @@
 //! From what is found a version can be read, restored ([`Reader::rescue`]), and learned into a dedup index.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
-use serde::Serialize;
 use types::{PackId, Timestamp, VersionId};
 
 use super::error::TreeError;
+use super::fetch::Fetch;
 use super::frame::FrameKind;
 use super::location::{Location, VersionRef};
 use super::manifest::Manifest;
-use super::pack::{Footer, FooterError, PackedFrame};
+use super::pack::{Footer, PackedFrame};
 use super::read::Reader;
 use super::stored::Totals;
 use crate::keys;
 use crate::objects::{Meta, list_all};
-
-/// How much of a pack's end is read first: the footer of a pack of a thousand frames.
-const TAIL: u64 = 64 << 10;
 
 /// How many packs are looked at at once.
 const READ_AHEAD: usize = 8;
@@ -44,7 +39,7 @@ pub struct IndexedVersion {
 }
 
 /// What packs hold.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reindexed {
     /// Packs that were looked at.
     pub packs: u64,
@@ -59,7 +54,6 @@ pub struct Reindexed {
     /// What could not be read: the object, and why.
     pub damages: Vec<(String, String)>,
     /// The versions, oldest first. One that was put twice is told once, where most of it is there.
-    #[serde(skip)]
     pub versions: Vec<IndexedVersion>,
 }
 
@@ -130,13 +124,7 @@ impl Reader {
 
     async fn frames_of(&self, pack: PackId, meta: &Meta) -> Result<Listed, TreeError> {
         let pack = Arc::new(pack);
-        let end = |len: u64| -> Range<u64> { meta.size.saturating_sub(len)..meta.size };
-        let mut tail: Bytes = self.fetch.direct(&pack, end(TAIL)).await?;
-        let mut footer = Footer::read(&tail, meta.size);
-        if let Err(FooterError::Short(len)) = footer {
-            tail = self.fetch.direct(&pack, end(len as u64)).await?;
-            footer = Footer::read(&tail, meta.size);
-        }
+        let footer = Fetch::footer(meta.size, |range| self.fetch.direct(&pack, range)).await?;
         let (frames, has_footer) = match footer {
             Ok(footer) => (footer.frames, true),
             // It was cut or damaged at its end: then every header has to be looked for.

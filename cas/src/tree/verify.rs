@@ -10,15 +10,13 @@ use super::fetch::Fetch;
 use super::location::VersionRef;
 use super::manifest::Manifest;
 use super::moved::MAX_HOPS;
-use super::pack::{Footer, FooterError, PACK_MAGIC};
+use super::pack::{Footer, PACK_MAGIC};
 use super::read::Reader;
 use super::restore;
 use super::stored::Uses;
 use crate::keys;
 use crate::objects::ObjectError;
 
-/// The end of a pack that is read at first: the footers of most fit.
-const FOOTER_GUESS: u64 = 64 << 10;
 /// Memory for the nodes of one verification.
 const COLD_BYTES: usize = 32 << 20;
 
@@ -131,17 +129,8 @@ impl Reader {
         if head[..] != PACK_MAGIC[..] {
             return Err(damaged("it does not begin like a pack".to_owned()));
         }
-        let mut tail = FOOTER_GUESS;
-        loop {
-            let bytes = self.fetch.range(pack, size.saturating_sub(tail)..size).await?;
-            match Footer::read(&bytes, size) {
-                Ok(footer) => return Ok(footer),
-                Err(FooterError::Short(needed)) if needed as u64 > tail && tail < size => {
-                    tail = needed as u64;
-                }
-                Err(error) => return Err(damaged(error.to_string())),
-            }
-        }
+        let footer = Fetch::footer(size, |range| self.fetch.range(pack, range)).await?;
+        footer.map_err(|error| damaged(error.to_string()))
     }
 
     /// Reads a pack whole and proves every byte of it, also those that no version names: what a scrub does.
