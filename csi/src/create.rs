@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use btrfs::GroupId;
+use btrfs::{Dir, GroupId};
 use cas::entry::data_head;
 use cas::lifecycle::{self, Confirmed};
 use cas::record::{NewRecord, Origin, Quota, RecordKind, State};
@@ -50,6 +50,20 @@ pub(crate) struct Source {
 /// A new tree with its version, in its place, not yet in the record.
 struct Built {
     base: Base,
+}
+
+/// Measures what a copy's group is charged here beyond the `charged` bytes that count for it.
+fn measured(root: &Dir, about: About, charged: u64) -> Result<About, Error> {
+    let used = local::used(root, &about)?;
+    let offset_bytes = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub_unsigned(charged);
+    Ok(About { offset_bytes, ..about })
+}
+
+/// Sets the limit that the facts of a copy ask for, and keeps those.
+fn enforce(root: &Dir, id: &VolumeId, about: About) -> Result<About, Error> {
+    local::limit(root, &about, about.kernel_limit())?;
+    local::set_about(root, id, &about)?;
+    Ok(about)
 }
 
 impl Node {
@@ -415,8 +429,8 @@ impl Node {
 
     /// Sets the limit of a copy so that as much is left as elsewhere, where `charged` bytes count for it now.
     pub(crate) async fn set_limit(&self, id: &VolumeId, about: About, charged: u64) -> Result<About, Error> {
-        let about = self.note_offset(id, about, charged).await?;
-        self.keep_limit(id, about).await
+        let id = id.clone();
+        self.pool().run(move |root| enforce(root, &id, measured(root, about, charged)?)).await
     }
 
     /// Notes what a copy's group is charged here beyond the `charged` bytes that count for it.
@@ -429,9 +443,7 @@ impl Node {
         let id = id.clone();
         self.pool()
             .run(move |root| {
-                let used = local::used(root, &about)?;
-                let offset_bytes = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub_unsigned(charged);
-                let about = About { offset_bytes, ..about };
+                let about = measured(root, about, charged)?;
                 local::set_about(root, &id, &about)?;
                 Ok(about)
             })
@@ -441,13 +453,7 @@ impl Node {
     /// Sets the limit of a copy whose offset is known.
     pub(crate) async fn keep_limit(&self, id: &VolumeId, about: About) -> Result<About, Error> {
         let id = id.clone();
-        self.pool()
-            .run(move |root| {
-                local::limit(root, &about, about.kernel_limit())?;
-                local::set_about(root, &id, &about)?;
-                Ok(about)
-            })
-            .await
+        self.pool().run(move |root| enforce(root, &id, about)).await
     }
 
     /// Makes a quota group, where there are quotas.

@@ -216,12 +216,12 @@ fn make_parent(root: &Root, parent: &Parent) -> Result<(), Error> {
 /// has gone may still be writing the file that they had in hand.
 fn sweep(root: &Root, name: &[u8]) -> Result<(), Error> {
     let top = root.directory(&VolumePath::ROOT)?;
-    for attempt in 1.. {
+    let mut again = 1..SWEEPS;
+    loop {
         match delete(&top, name, true) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
-            Err(Errno::ENOTEMPTY) if attempt < SWEEPS => std::thread::sleep(SWEEP_PAUSE),
+            Err(Errno::ENOTEMPTY) if again.next().is_some() => std::thread::sleep(SWEEP_PAUSE),
             Err(errno) => return Err(Error::os("remove the rest of a restore in", &VolumePath::ROOT)(errno)),
         }
     }
-    unreachable!("the last attempt returns")
 }
