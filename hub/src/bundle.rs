@@ -134,8 +134,10 @@ pub async fn find_to_delete(hub: &Hub, kind: RecordKind, text: &str) -> Result<O
     {
         return Ok(Some(id));
     }
-    let names = if kind == RecordKind::Bundle { NameKind::Bundle } else { NameKind::Template };
-    Ok(names::resolve(&hub.store, names, &name).await?)
+    match crate::order::name_kind(kind) {
+        Some(names) => Ok(names::resolve(&hub.store, names, &name).await?),
+        None => Ok(None),
+    }
 }
 
 /// Lists all bundles, each once, with the name that leads to it.

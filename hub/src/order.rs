@@ -165,7 +165,7 @@ pub(crate) async fn find(hub: &Hub, record: &Record, point: Point) -> Result<Opt
 }
 
 /// The names that lead to records of a kind, where names do.
-fn name_kind(kind: RecordKind) -> Option<NameKind> {
+pub(crate) fn name_kind(kind: RecordKind) -> Option<NameKind> {
     match kind {
         RecordKind::Template => Some(NameKind::Template),
         RecordKind::Bundle => Some(NameKind::Bundle),
