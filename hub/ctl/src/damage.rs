@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cas::scrub::Scrub;
-use cas::{Cache, Reader, RestoreOptions};
+use cas::{Cache, Reader, RestoreOptions, VersionRef};
 use indicatif::ProgressBar;
 use orchestrator::{Location, VolumeRef};
 use proto::node::RepairVolumeRequest;
@@ -15,10 +15,10 @@ use crate::output::Output;
 use crate::store;
 use crate::target::VersionTarget;
 use crate::verify;
-use crate::view::{Repaired, Rescued, ScrubDone};
+use crate::view::{Repaired, Rescued, ScrubDone, TakenOut};
 
 /// Memory for directory nodes.
-const CACHE_BYTES: usize = 256 << 20;
+pub const CACHE_BYTES: usize = 256 << 20;
 
 /// Shows what the nodes' own scrubs found.
 ///
@@ -75,35 +75,58 @@ pub async fn rescue(
     let store = store::open(context).await?;
     let record = verify::find(context, &store, &target.volume).await?;
     let entry = &verify::choose(&store, &record, target).await?;
-    let local = |action: &'static str| {
-        let what = directory.display().to_string();
-        move |source| Error::Local { action, what: what.clone(), source }
-    };
-    std::fs::create_dir_all(directory).map_err(local("make"))?;
     let reader = Reader::new(store, Cache::new(CACHE_BYTES));
-    let options = RestoreOptions { owners: nix::unistd::geteuid().is_root(), ..RestoreOptions::default() };
     let mut rescued = Rescued::new(record.id.clone(), entry);
     let spinner = output.spinner(&format!("restoring what is whole of {}", target.volume));
     for (member, tree) in &entry.heads {
         // One member goes straight into the directory; several each into one of their own.
         let place =
             if entry.heads.len() == 1 { directory.to_owned() } else { directory.join(member.as_str()) };
-        std::fs::create_dir_all(&place).map_err(local("make"))?;
-        let open = std::fs::File::open(&place).map_err(local("open"))?;
-        let (restored, lost) = reader.rescue(tree, open.into(), options.clone()).await.map_err(|error| {
-            Error::store(format!("restore {}@{}", record.id, tree.version.short()), &error)
-        })?;
-        rescued.add(&restored, &lost);
+        let what = format!("{}@{}", record.id, tree.version.short());
+        take_out(&reader, tree, &what, &place, &mut rescued.taken).await?;
     }
     spinner.finish_and_clear();
     output.one(&rescued)?;
-    if rescued.lost.is_empty() && rescued.damages.is_empty() {
+    told(&rescued.taken, || {
+        format!("`sailctl log {}` shows other versions, which may have them", target.volume)
+    })
+}
+
+/// Restores what is whole of a tree, which is called `what`, into a directory of this machine.
+///
+/// # Errors
+/// The directory cannot be made, or nothing could be restored.
+pub async fn take_out(
+    reader: &Reader,
+    tree: &VersionRef,
+    what: &str,
+    directory: &Path,
+    taken: &mut TakenOut,
+) -> Result<()> {
+    let local = |action: &'static str| {
+        let what = directory.display().to_string();
+        move |source| Error::Local { action, what, source }
+    };
+    std::fs::create_dir_all(directory).map_err(local("make"))?;
+    let open = std::fs::File::open(directory).map_err(local("open"))?;
+    let options = RestoreOptions { owners: nix::unistd::geteuid().is_root(), ..RestoreOptions::default() };
+    let (restored, lost) = reader
+        .rescue(tree, open.into(), options)
+        .await
+        .map_err(|error| Error::store(format!("restore {what}"), &error))?;
+    taken.add(&restored, &lost);
+    Ok(())
+}
+
+/// An error if something is lost.
+///
+/// # Errors
+/// Something is.
+pub fn told(taken: &TakenOut, remedy: impl FnOnce() -> String) -> Result<()> {
+    if taken.is_whole() {
         return Ok(());
     }
-    Err(Error::Found {
-        message: format!("{} paths are lost", rescued.lost.len()),
-        remedy: format!("`sailctl log {}` shows other versions, which may have them", target.volume),
-    })
+    Err(Error::Found { message: format!("{} paths are lost", taken.lost.len()), remedy: remedy() })
 }
 
 /// Asks the node that holds a volume to put back what is damaged of it in the store.

@@ -4,17 +4,15 @@
 use std::path::Path;
 
 use cas::tree::{IndexedVersion, Reindexed};
-use cas::{Cache, Reader, RestoreOptions};
+use cas::{Cache, Reader};
 
 use crate::cli::ReindexArgs;
 use crate::context::Context;
+use crate::damage::{self, CACHE_BYTES};
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::store;
-use crate::view::{Indexed, RescuedVersion};
-
-/// Memory for directory nodes.
-const CACHE_BYTES: usize = 256 << 20;
+use crate::view::{Indexed, RescuedVersion, TakenOut};
 
 /// Lists what packs hold, or restores a version that they hold.
 ///
@@ -64,26 +62,11 @@ fn choose<'a>(found: &'a Reindexed, wanted: &str) -> Result<&'a IndexedVersion> 
 }
 
 async fn restore(output: &Output, reader: &Reader, found: &IndexedVersion, directory: &Path) -> Result<()> {
-    let local = |action: &'static str| {
-        let what = directory.display().to_string();
-        move |source| Error::Local { action, what: what.clone(), source }
-    };
-    std::fs::create_dir_all(directory).map_err(local("make"))?;
-    let open = std::fs::File::open(directory).map_err(local("open"))?;
-    let options = RestoreOptions { owners: nix::unistd::geteuid().is_root(), ..RestoreOptions::default() };
+    let mut rescued = RescuedVersion { version: found.tree.version, taken: TakenOut::default() };
     let spinner = output.spinner("restoring what is whole");
-    let (restored, lost) = reader
-        .rescue(&found.tree, open.into(), options)
-        .await
-        .map_err(|error| Error::store(format!("restore {}", found.tree.version.short()), &error))?;
+    let what = found.tree.version.short();
+    damage::take_out(reader, &found.tree, &what.to_string(), directory, &mut rescued.taken).await?;
     spinner.finish_and_clear();
-    let rescued = RescuedVersion::new(found.tree.version, &restored, &lost);
     output.one(&rescued)?;
-    if rescued.lost.is_empty() && rescued.damages.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Found {
-        message: format!("{} paths are lost", rescued.lost.len()),
-        remedy: "`sailctl reindex` lists other versions, which may have them".to_owned(),
-    })
+    damage::told(&rescued.taken, || "`sailctl reindex` lists other versions, which may have them".to_owned())
 }

@@ -56,15 +56,9 @@ impl Fields for ScrubDone {
     }
 }
 
-/// What a rescue answers.
-#[derive(Debug, Serialize)]
-pub struct Rescued {
-    /// The volume's id.
-    pub id: VolumeId,
-    /// The entry on its timeline.
-    pub entry: EntryId,
-    /// The tree.
-    pub version: Option<VersionId>,
+/// What became of trees that were restored as far as they are whole.
+#[derive(Debug, Default, Serialize)]
+pub struct TakenOut {
     /// Names that were restored.
     pub files: u64,
     /// Directories that were.
@@ -77,14 +71,8 @@ pub struct Rescued {
     pub damages: Vec<String>,
 }
 
-impl Rescued {
-    /// Begins with nothing restored.
-    pub fn new(id: VolumeId, entry: &Entry) -> Self {
-        let (entry, version) = (entry.id, entry.version());
-        Self { id, entry, version, files: 0, directories: 0, bytes: 0, lost: Vec::new(), damages: Vec::new() }
-    }
-
-    /// Adds what became of one member's tree.
+impl TakenOut {
+    /// Adds what became of one tree.
     pub fn add(&mut self, restored: &Restored, damages: &[TreeError]) {
         self.files += restored.files;
         self.directories += restored.directories;
@@ -98,6 +86,43 @@ impl Rescued {
         self.lost.sort();
         self.lost.dedup();
     }
+
+    /// Tells if nothing is lost.
+    pub fn is_whole(&self) -> bool {
+        self.lost.is_empty() && self.damages.is_empty()
+    }
+
+    /// The rows of it.
+    pub fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let counted = [
+            ("files", format!("{} ({})", self.files, size(self.bytes))),
+            ("directories", self.directories.to_string()),
+        ];
+        let lost = self.lost.iter().map(|path| ("lost", path.clone()));
+        let damaged = self.damages.iter().map(|damage| ("damaged", damage.clone()));
+        counted.into_iter().chain(lost).chain(damaged)
+    }
+}
+
+/// What a rescue answers.
+#[derive(Debug, Serialize)]
+pub struct Rescued {
+    /// The volume's id.
+    pub id: VolumeId,
+    /// The entry on its timeline.
+    pub entry: EntryId,
+    /// The tree.
+    pub version: Option<VersionId>,
+    /// What became of its trees.
+    #[serde(flatten)]
+    pub taken: TakenOut,
+}
+
+impl Rescued {
+    /// Begins with nothing restored.
+    pub fn new(id: VolumeId, entry: &Entry) -> Self {
+        Self { id, entry: entry.id, version: entry.version(), taken: TakenOut::default() }
+    }
 }
 
 impl Fields for Rescued {
@@ -106,11 +131,8 @@ impl Fields for Rescued {
             ("id", self.id.to_string()),
             ("entry", self.entry.to_string()),
             ("version", dash(self.version.as_ref())),
-            ("files", format!("{} ({})", self.files, size(self.bytes))),
-            ("directories", self.directories.to_string()),
         ];
-        fields.extend(self.lost.iter().map(|path| ("lost", path.clone())));
-        fields.extend(self.damages.iter().map(|damage| ("damaged", damage.clone())));
+        fields.extend(self.taken.fields());
         fields
     }
 }

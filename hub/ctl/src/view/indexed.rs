@@ -1,11 +1,10 @@
 //! What packs hold, when nothing else is left.
 
 use cas::tree::{IndexedVersion, Reindexed};
-use cas::{Restored, TreeError};
 use serde::Serialize;
 use types::{Timestamp, VersionId};
 
-use super::Time;
+use super::{TakenOut, Time};
 use crate::output::{Fields, ago, size};
 
 /// What `reindex` answers.
@@ -110,44 +109,13 @@ impl Fields for Indexed {
 pub struct RescuedVersion {
     /// The tree.
     pub version: VersionId,
-    /// Names that were restored.
-    pub files: u64,
-    /// Directories that were.
-    pub directories: u64,
-    /// Bytes of files.
-    pub bytes: u64,
-    /// Paths that are lost; a directory's stands for all below it.
-    pub lost: Vec<String>,
-    /// What is damaged beside them.
-    pub damages: Vec<String>,
-}
-
-impl RescuedVersion {
-    /// Takes what was restored, and what was not.
-    pub fn new(version: VersionId, restored: &Restored, damages: &[TreeError]) -> Self {
-        let (mut lost, mut rest) = (Vec::new(), Vec::new());
-        for damage in damages {
-            match damage.lost_path() {
-                Some(path) => lost.push(String::from_utf8_lossy(path).into_owned()),
-                None => rest.push(proto::status::message(damage)),
-            }
-        }
-        lost.sort();
-        lost.dedup();
-        let Restored { files, directories, bytes, .. } = *restored;
-        Self { version, files, directories, bytes, lost, damages: rest }
-    }
+    /// What became of it.
+    #[serde(flatten)]
+    pub taken: TakenOut,
 }
 
 impl Fields for RescuedVersion {
     fn fields(&self, _now: Timestamp) -> Vec<(&'static str, String)> {
-        let mut fields = vec![
-            ("version", self.version.to_string()),
-            ("files", format!("{} ({})", self.files, size(self.bytes))),
-            ("directories", self.directories.to_string()),
-        ];
-        fields.extend(self.lost.iter().map(|path| ("lost", path.clone())));
-        fields.extend(self.damages.iter().map(|damage| ("damaged", damage.clone())));
-        fields
+        std::iter::once(("version", self.version.to_string())).chain(self.taken.fields()).collect()
     }
 }

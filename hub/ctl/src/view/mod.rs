@@ -12,7 +12,7 @@ mod volume;
 
 pub use bundle::{Bundle, Gone, Named};
 pub use collected::{Collected, Kept, WouldCollect};
-pub use damage::{Repaired, Rescued, ScrubDone};
+pub use damage::{Repaired, Rescued, ScrubDone, TakenOut};
 pub use file::{Copied, Difference, File, RestoredPart, Written};
 pub use indexed::{Indexed, RescuedVersion};
 pub use node::{Check, Node, Template};
