@@ -18,40 +18,11 @@ use cas::record::State;
 use cas::tree::put_flat;
 use cas::{Claim, Role, VersionRef, references};
 use types::PackId;
-use world::{Node, World, domain, eager, files, id, new_record, read_files, reader};
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-const TEN: [(&str, usize); 10] = [
-    ("a", 5000),
-    ("b", 5000),
-    ("c", 5000),
-    ("d", 5000),
-    ("e", 5000),
-    ("f", 5000),
-    ("g", 5000),
-    ("h", 5000),
-    ("i", 5000),
-    ("j", 5000),
-];
+use world::{DAY, Node, TEN, World, domain, eager, files, half_dead, id, new_record, read_files, reader};
 
 async fn confirm_packs(node: &Node, tree: &VersionRef) -> BTreeSet<PackId> {
     let manifest = reader(&node.store).manifest(tree).await.unwrap();
     manifest.packs.iter().map(|needed| PackId::clone(&needed.pack)).collect()
-}
-
-/// A volume whose first pack is 20 % alive: two of ten files are still those of the first version, which was thinned.
-async fn half_dead(world: &World, node: &Node) -> (Claim, VersionRef) {
-    let mut now = files(&TEN, 0);
-    let (claim, first) = node.create_files(&id("v"), &files(&[("z", 10)], 0)).await;
-    let mut tree = node.publish_files(&claim, &first, &now, Role::Sync).await.unwrap();
-    for (salt, names) in [(1, &TEN[..4]), (2, &TEN[4..8])] {
-        world.clock.advance(DAY * 8);
-        node.session.raise().await.unwrap();
-        now.extend(files(names, salt));
-        tree = node.publish_files(&claim, &tree, &now, Role::Sync).await.unwrap();
-    }
-    (claim, tree)
 }
 
 /// Runs rounds until nothing moves; the nodes follow.

@@ -90,6 +90,16 @@ async fn a_full_volume_whose_tenant_deletes_half_is_writable_again_within_five_s
     stop(node).await;
 }
 
+/// Makes `clone`, which may be charged less than the 60 MiB of its template.
+async fn small_clone(node: &Arc<Node>, limit_bytes: u64) {
+    let template =
+        node.create(CreateRequest { limit_bytes: None, ..request("template") }).await.unwrap().into_inner();
+    assert!(write(&live(node, "template").join("large"), 60 * MIB));
+    node.sync(&id("template"), SyncRequest::plain()).await.unwrap();
+    let fork = fork("clone", "template", head(&template));
+    node.create(CreateRequest { limit_bytes: Some(limit_bytes), ..fork }).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clone_limited_below_its_templates_size_wakes_on_a_second_node_with_the_room_it_had() {
     if !has_btrfs() {
@@ -98,12 +108,7 @@ async fn a_clone_limited_below_its_templates_size_wakes_on_a_second_node_with_th
     let (store, _) = store().await;
     let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
     let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
-    let template =
-        a.create(CreateRequest { limit_bytes: None, ..request("template") }).await.unwrap().into_inner();
-    assert!(write(&live(&a, "template").join("large"), 60 * MIB));
-    a.sync(&id("template"), SyncRequest::plain()).await.unwrap();
-    let small = CreateRequest { limit_bytes: Some(20 << 20), ..fork("clone", "template", head(&template)) };
-    a.create(small).await.unwrap();
+    small_clone(&a, 20 << 20).await;
     assert!(write(&live(&a, "clone").join("own"), 8 * MIB), "a clone is charged for what it writes");
     a.sync(&id("clone"), SyncRequest::plain()).await.unwrap();
     a.release(&id("clone"), false).await.unwrap();
@@ -232,12 +237,7 @@ async fn a_clone_is_charged_for_its_own_on_each_node_it_comes_to_and_comes_back_
     let (store, _) = store().await;
     let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
     let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
-    let template =
-        a.create(CreateRequest { limit_bytes: None, ..request("template") }).await.unwrap().into_inner();
-    assert!(write(&live(&a, "template").join("large"), 60 * MIB));
-    a.sync(&id("template"), SyncRequest::plain()).await.unwrap();
-    let small = CreateRequest { limit_bytes: Some(45 << 20), ..fork("clone", "template", head(&template)) };
-    a.create(small).await.unwrap();
+    small_clone(&a, 45 << 20).await;
     assert!(write(&live(&a, "clone").join("own"), 10 * MIB));
     a.sync(&id("clone"), SyncRequest::plain()).await.unwrap();
     travel("clone", &a, &b).await;

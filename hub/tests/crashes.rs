@@ -6,6 +6,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cas::Store;
 use cas::names::{self, NameKind};
@@ -79,19 +80,24 @@ async fn enumerate(what: &str, prepare: Operation, operation: Operation, check: 
         let mut world = World::new().await;
         prepare(client(&world.hub).await, world.volume.clone()).await.unwrap();
         let fault = if place % 2 == 0 { Fault::DieBefore } else { Fault::DieAfter };
-        let mut calls = 0;
+        let calls = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&calls);
         world.faults.plan(move |call| {
             if !call.key.starts_with("vol/") && !call.key.starts_with("name/") {
                 return Fault::None;
             }
-            calls += 1;
-            if calls == place / 2 + 1 { fault } else { Fault::None }
+            let before = counted.fetch_add(1, Ordering::Relaxed);
+            if before == place / 2 { fault } else { Fault::None }
         });
         let asked = operation(client(&world.hub).await, world.volume.clone());
         let answer = tokio::time::timeout(PATIENCE, world.faults.until_death(asked)).await.unwrap();
         if let Some(answer) = answer {
             answer.unwrap();
             check(world.store.clone()).await;
+            let calls = calls.load(Ordering::Relaxed);
+            println!(
+                "{what}: died {died} times, before and after a call; the life that ended well made {calls}"
+            );
             break;
         }
         died += 1;
@@ -101,7 +107,6 @@ async fn enumerate(what: &str, prepare: Operation, operation: Operation, check: 
         answer.unwrap_or_else(|status| panic!("{what}: {fault:?} at call {}: {status}", place / 2));
         check(world.store.clone()).await;
     }
-    println!("{what}: died at {died} of {died} places");
     assert!(died >= 4, "{what}: {died}");
 }
 

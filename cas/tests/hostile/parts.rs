@@ -11,16 +11,14 @@ use cas::objects::{Condition, Key, MemoryStore, Objects as _, list_all};
 use cas::scrub::Scrub;
 use cas::timeline::{self, Point};
 use cas::tree::Files;
-use cas::{Error, Record, Role, Store, VersionRef};
+use cas::{Error, Record, Store, VersionRef};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use types::{Clock as _, Hash};
 
 use crate::mutate::mutate;
-use crate::world::{self, World, eager, files, id, knows, publication, put_version, read_files};
+use crate::world::{self, World, eager, half_dead, id, knows, publication, put_version, read_files};
 use crate::{is_clear, number};
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The object without its proof: then what decodes it is looked at, and not only the hash.
 fn plain(bytes: &[u8]) -> Vec<u8> {
@@ -133,29 +131,8 @@ async fn plant(disk: &MemoryStore, record: &Record, page: &[u8]) {
 
 /// A store in which the frames of a version that is listed have moved.
 async fn moved(world: &World) -> (VersionRef, Files) {
-    const TEN: [(&str, usize); 10] = [
-        ("a", 5000),
-        ("b", 5000),
-        ("c", 5000),
-        ("d", 5000),
-        ("e", 5000),
-        ("f", 5000),
-        ("g", 5000),
-        ("h", 5000),
-        ("i", 5000),
-        ("j", 5000),
-    ];
     let node = world.node("a").await;
-    let mut now = files(&TEN, 0);
-    let (claim, first) = node.create_files(&id("v"), &files(&[("z", 10)], 0)).await;
-    let mut tree = node.publish_files(&claim, &first, &now, Role::Sync).await.unwrap();
-    // The older versions are thinned, and of the first pack two files of ten are left.
-    for (salt, names) in [(1, &TEN[..4]), (2, &TEN[4..8])] {
-        world.clock.advance(DAY * 8);
-        node.session.raise().await.unwrap();
-        now.extend(files(names, salt));
-        tree = node.publish_files(&claim, &tree, &now, Role::Sync).await.unwrap();
-    }
+    let (_, tree) = half_dead(world, &node).await;
     // What is not young any more is told with a beat.
     node.session.beat().await.unwrap();
     let (_, mut collector) = world.collector().await;

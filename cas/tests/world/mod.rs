@@ -32,6 +32,22 @@ pub(crate) const RETRY: Retry = Retry {
 /// Where the store's time begins.
 pub(crate) const BEGIN: Timestamp = Timestamp(1_800_000_000_000_000_000);
 
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Ten files, so that parts of their pack can die.
+pub(crate) const TEN: [(&str, usize); 10] = [
+    ("a", 5000),
+    ("b", 5000),
+    ("c", 5000),
+    ("d", 5000),
+    ("e", 5000),
+    ("f", 5000),
+    ("g", 5000),
+    ("h", 5000),
+    ("i", 5000),
+    ("j", 5000),
+];
+
 pub(crate) struct World {
     pub(crate) disk: MemoryStore,
     pub(crate) clock: ManualClock,
@@ -301,4 +317,18 @@ pub(crate) fn versions(record: &Record) -> Vec<VersionId> {
 
 pub(crate) fn request(text: &str) -> RequestId {
     text.parse().unwrap()
+}
+
+/// A volume whose first pack is 20 % alive: two of ten files are still those of the first version, which was thinned.
+pub(crate) async fn half_dead(world: &World, node: &Node) -> (Claim, VersionRef) {
+    let mut now = files(&TEN, 0);
+    let (claim, first) = node.create_files(&id("v"), &files(&[("z", 10)], 0)).await;
+    let mut tree = node.publish_files(&claim, &first, &now, Role::Sync).await.unwrap();
+    for (salt, names) in [(1, &TEN[..4]), (2, &TEN[4..8])] {
+        world.clock.advance(DAY * 8);
+        node.session.raise().await.unwrap();
+        now.extend(files(names, salt));
+        tree = node.publish_files(&claim, &tree, &now, Role::Sync).await.unwrap();
+    }
+    (claim, tree)
 }

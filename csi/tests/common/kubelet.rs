@@ -68,42 +68,14 @@ impl Kubelet {
     }
 
     pub async fn stats(&self, volume: &str, target: &str) -> Result<api::VolumeUsage, Code> {
-        let request = api::NodeGetVolumeStatsRequest {
-            volume_id: volume.to_owned(),
-            volume_path: self.target(target).display().to_string(),
-            ..Default::default()
-        };
+        let request = self.stats_request(volume, target);
         let answer = self.service.node_get_volume_stats(Request::new(request)).await;
         let answer = answer.map_err(|status| status.code())?.into_inner();
         assert_eq!(answer.usage.len(), 1, "no row of zeros for inodes");
         assert!(!answer.volume_condition.unwrap().abnormal);
         Ok(answer.usage[0])
     }
-}
 
-impl Drop for Kubelet {
-    fn drop(&mut self) {
-        // What a failed test left mounted must not be deleted into.
-        for point in mounts_below(self.dir.path()) {
-            let status = Command::new("umount").arg("-l").arg(point).status();
-            assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
-        }
-    }
-}
-
-pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
-    let mounts = csi::mounts::read().unwrap();
-    mounts.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(path)).collect()
-}
-
-/// Incompressible bytes.
-pub fn noise(bytes: usize) -> Vec<u8> {
-    let mut noise = vec![0; bytes];
-    rand::rng().fill_bytes(&mut noise);
-    noise
-}
-
-impl Kubelet {
     pub fn stage_request(&self, volume: &str) -> api::NodeStageVolumeRequest {
         api::NodeStageVolumeRequest {
             volume_id: volume.to_owned(),
@@ -155,6 +127,28 @@ impl Kubelet {
         };
         code(self.service.node_expand_volume(Request::new(request)).await)
     }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        // What a failed test left mounted must not be deleted into.
+        for point in mounts_below(self.dir.path()) {
+            let status = Command::new("umount").arg("-l").arg(point).status();
+            assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
+        }
+    }
+}
+
+pub fn mounts_below(path: &Path) -> Vec<PathBuf> {
+    let mounts = csi::mounts::read().unwrap();
+    mounts.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(path)).collect()
+}
+
+/// Incompressible bytes.
+pub fn noise(bytes: usize) -> Vec<u8> {
+    let mut noise = vec![0; bytes];
+    rand::rng().fill_bytes(&mut noise);
+    noise
 }
 
 /// The CSI socket of a node that was started with one.

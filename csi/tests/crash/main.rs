@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cas::objects::{CallKind, Fault};
-use common::{TestPool, fork, has_btrfs, head, id, live, names, request};
+use common::{TestPool, fork, has_btrfs, head, id, live, names, request, seal};
 use csi::deaths::Point;
 use csi::node::Node;
 use csi::restore::Wanted;
@@ -305,14 +305,7 @@ fn a_kill_inside_a_delete_is_finished_by_the_next_one() {
 
 /// The record that sealing makes.
 fn sealed(name: &str, kind: cas::RecordKind) -> SealRequest {
-    SealRequest {
-        id: id(name),
-        version: None,
-        sealed: id(&format!("{name}-s")),
-        request: format!("seal-{name}").parse().unwrap(),
-        kind,
-        attributes: BTreeMap::new(),
-    }
+    seal(name, &format!("{name}-s"), kind)
 }
 
 #[test]
