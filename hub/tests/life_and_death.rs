@@ -12,7 +12,7 @@ use cas::session::SessionState;
 use orchestrator::{Health, Location, NewFork, NewProject, NodeState, Point, Project, Projects};
 use support::{Cluster, TIMINGS, eventually, version};
 use tonic::{Code, Status};
-use types::{Classify as _, Kind, NodeName};
+use types::{Classify, Kind, NodeName};
 
 async fn project_on(projects: &Projects, node: &str, request: &str) -> Project {
     let new = NewProject {
@@ -31,6 +31,14 @@ async fn epoch(projects: &Projects, project: &Project) -> u64 {
     projects.get(project).await.unwrap().epoch.0
 }
 
+/// What a call is refused with once a node that was just killed is known to be dead. It does not answer at first; then
+/// it is silent and waited for, and the caller is told to come again.
+async fn verdict<E: Classify>(refused: impl AsyncFn() -> E) -> E {
+    assert_eq!(refused().await.kind(), Kind::Unavailable);
+    eventually("it is known to be dead", async || refused().await.kind() != Kind::Unavailable).await;
+    refused().await
+}
+
 #[tokio::test]
 async fn a_volume_of_a_dead_node_is_taken_over_with_its_last_durable_state() {
     let mut cluster = Cluster::start(&["a", "b"]).await;
@@ -41,9 +49,7 @@ async fn a_volume_of_a_dead_node_is_taken_over_with_its_last_durable_state() {
     cluster.node("a").write(&shop.id, "not durable");
     cluster.node("a").kill();
     // Nothing else may take it over: it would lose what was not durable, and nobody asked for that.
-    let error = projects.sync(&shop).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
-    let error = projects.sync(&shop).await.unwrap_err();
+    let error = verdict(async || projects.sync(&shop).await.unwrap_err()).await;
     assert_eq!(error.kind(), Kind::FailedPrecondition, "{error}");
     let error = projects.hibernate(&shop).await.unwrap_err();
     assert_eq!(error.kind(), Kind::FailedPrecondition, "{error}");
@@ -82,10 +88,7 @@ async fn a_copy_of_the_present_is_never_an_older_state_because_the_owner_died() 
         at,
         ..NewFork::default()
     };
-    // It does not answer; then it is silent and waited for, until it is known to be dead.
-    let error = projects.fork(&shop, fork(None, "copy")).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
-    let error = projects.fork(&shop, fork(None, "copy")).await.unwrap_err();
+    let error = verdict(async || projects.fork(&shop, fork(None, "copy")).await.unwrap_err()).await;
     assert_eq!(error.kind(), Kind::FailedPrecondition, "{error}");
     assert!(error.to_string().contains("name an entry or version"), "{error}");
     let seal = |name: &str| proto::hub::SealVolumeRequest {
