@@ -297,9 +297,10 @@ async fn a_b_a_is_three_entries_and_two_labels_stand_on_one_tree() {
     let expected = [("a", ""), ("b", ""), ("a", ""), ("a", "first label"), ("a", "second label")];
     assert_eq!(told, expected.map(|(text, label)| (version(text), label.to_owned())));
     assert!(record.entries.windows(2).all(|two| two[1].previous == Some(two[0].id)));
-    // A sync that changed nothing writes nothing.
+    // A sync that changed nothing writes nothing, and nor does who asks for the same again because the answer was lost.
     let rev = line.record().await.rev;
     line.publish("a", Role::Sync, "").await;
+    line.publish("a", Role::Manual, "second label").await;
     assert_eq!(line.record().await.rev, rev);
 }
 

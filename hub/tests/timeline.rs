@@ -56,6 +56,21 @@ async fn a_branch_is_made_moved_and_removed_and_holds_its_entry() {
 }
 
 #[tokio::test]
+async fn a_snapshot_whose_answer_was_lost_is_made_once() {
+    let cluster = Cluster::start(&["a"]).await;
+    let projects = cluster.projects();
+    let shop = projects.create(named("shop")).await.unwrap();
+    cluster.node("a").write(&shop.id, "lunch");
+    let first = projects.snapshot(&shop, "before lunch").await.unwrap();
+    let again = projects.snapshot(&shop, "before lunch").await.unwrap();
+    assert_eq!(again.id, first.id);
+    // What was written meanwhile is another state, which nobody may lose.
+    cluster.node("a").write(&shop.id, "soup");
+    let after = projects.snapshot(&shop, "before lunch").await.unwrap();
+    assert_eq!((after.id == first.id, after.version), (false, version("soup")));
+}
+
+#[tokio::test]
 async fn a_pin_is_its_owners_and_works_on_a_sleeping_volume() {
     let cluster = Cluster::start(&["a"]).await;
     let projects = cluster.projects();

@@ -40,8 +40,8 @@ pub struct Published {
 
 /// Publishes by U(G, head := heads, entry, thin).
 ///
-/// A sync that changed nothing writes nothing and is `Already`; with another role it makes a new entry of the same
-/// version. [`Error::Lost`] means that live becomes an orphan ([`super::make_orphan`]); [`Error::Unsettled`] that it is not
+/// A sync that changed nothing writes nothing and is `Already`. With another role it makes a new entry of the same version,
+/// unless the head says the same with the same label: that is a call whose answer was lost. [`Error::Lost`] means that live becomes an orphan ([`super::make_orphan`]); [`Error::Unsettled`] that it is not
 /// known yet, and that the next call on this volume finds out.
 pub async fn publish(
     operation: &Operation,
@@ -82,7 +82,7 @@ pub async fn publish(
         if publication.release {
             next.owner = None;
         }
-        if same && publication.role == Role::Sync {
+        if same && (publication.role == Role::Sync || head_says(record, &publication)) {
             stands = record.head;
             return Ok(if publication.release { Next::Write(next) } else { Next::Already });
         }
@@ -113,6 +113,12 @@ pub async fn publish(
         }
         Change::Already(record) => Change::Already(published(record, stands)),
     })
+}
+
+/// Tells if the head was published for the same reason with the same label.
+fn head_says(record: &Record, publication: &Publication) -> bool {
+    let head = record.head.and_then(|head| record.entry(&head));
+    head.is_some_and(|head| head.role == publication.role && head.label == publication.label)
 }
 
 /// Tells if this claim was given up by a release: nothing else takes the owner away and leaves the epoch.
