@@ -1,8 +1,9 @@
 //! Turning one version on disk into another: only what differs is fetched and touched.
 //!
-//! What is removed goes at once; what is made goes through the windows of a restore. A large file is changed cell by
-//! cell where it stands, so that a clone keeps sharing the rest. A file that is made anew loses its other names'
-//! inode, so where such files have several, all later names are looked at in the end.
+//! What is removed goes at once; what is made goes through the windows of a restore. A file of which there is one before
+//! and after gets its bytes where it stands: its directory is then left alone, which is half of the work. A large one is
+//! changed cell by cell, so that a clone keeps sharing the rest. A file that is made anew loses its other names' inode, so
+//! where such files have several, all later names are looked at in the end.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -72,7 +73,7 @@ impl Change<'_, '_> {
                 continue;
             };
             level.next += 1;
-            let spot = new.map(|number| Spot { dir: Arc::clone(&level.dir), number });
+            let spot = new.map(|number| Spot { dir: Arc::clone(&level.dir), number, is_there: false });
             let before = old.map(|number| (&level.old.node.entries[number], &level.old.places[number]));
             if let (Some((before, _)), Some(spot)) = (before, &spot)
                 && before.item == *spot.item()
@@ -105,6 +106,11 @@ impl Change<'_, '_> {
                 {
                     let (item, was, is) = (before.item.clone(), was.clone(), is.clone());
                     self.cells(spot, &item, &was, &is)?;
+                    continue;
+                }
+                let has_cells = matches!(spot.place().data, Data::Map(_));
+                if !linked && !has_cells && is_file(&before.item) && is_file(spot.item()) {
+                    self.walk.entry(Spot { is_there: true, ..spot.clone() })?;
                     continue;
                 }
             }
@@ -277,6 +283,10 @@ impl Change<'_, '_> {
         }
         Ok(())
     }
+}
+
+fn is_file(item: &Item) -> bool {
+    matches!(item, Item::File { .. })
 }
 
 fn punch(fd: &std::os::fd::OwnedFd, offset: u64, len: u64, path: &[u8]) -> Result<bool, TreeError> {

@@ -79,7 +79,7 @@ fn alone(node: &StoredNode, number: usize, dir: &Arc<[u8]>, name: &[u8]) -> Spot
     let mut alone = node.clone();
     alone.node.entries = vec![entry];
     alone.places = vec![node.places[number].clone()];
-    Spot { dir: Arc::new(Dir { path: Arc::clone(dir), node: Arc::new(alone) }), number: 0 }
+    Spot { dir: Arc::new(Dir { path: Arc::clone(dir), node: Arc::new(alone) }), number: 0, is_there: false }
 }
 
 impl Reader {

@@ -121,6 +121,21 @@ impl Target {
         Ok((fd, mode & !self.umask))
     }
 
+    /// Opens a file that is there, without its bytes and without the attributes that it is to lose.
+    pub(super) fn empty_file(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: impl Fn() -> Vec<u8>,
+        name: &[u8],
+        meta: &Metadata,
+    ) -> Result<OwnedFd, TreeError> {
+        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(dir, name, flags, Mode::empty())
+            .map_err(|error| TreeError::io("open", &path(), error))?;
+        self.drop_other_xattrs(fd.as_fd(), &path(), meta)?;
+        Ok(fd)
+    }
+
     /// Writes bytes at `offset`; where the file is sparse, blocks of zeros are left out.
     pub(super) fn write(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64, sparse: bool) -> Result<(), Errno> {
         if !sparse {

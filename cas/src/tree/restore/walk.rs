@@ -62,7 +62,7 @@ impl<'a> Walk<'a> {
                 self.breathe()?;
                 continue;
             }
-            let spot = Spot { dir: Arc::clone(dir), number: *next };
+            let spot = Spot { dir: Arc::clone(dir), number: *next, is_there: false };
             *next += 1;
             if let (Item::Directory { id }, Data::Directory(extent)) = (spot.item(), &spot.place().data) {
                 let read = self.runtime.block_on(self.fetch.node(extent, *id));

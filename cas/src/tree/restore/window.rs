@@ -34,6 +34,8 @@ pub(super) struct Dir {
 pub(super) struct Spot {
     pub(super) dir: Arc<Dir>,
     pub(super) number: usize,
+    /// A file that the target has already, with other bytes.
+    pub(super) is_there: bool,
 }
 
 impl Spot {

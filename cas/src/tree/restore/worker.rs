@@ -244,7 +244,13 @@ impl<'a> Worker<'a> {
         let Some(target) = &self.site.target else { return Ok(()) };
         enter(&mut self.dir, target, spot)?;
         let dir = self.dir.as_ref().expect("it was just entered").1.as_fd();
-        let (fd, mode) = target.make_file(dir, || spot.path(), &spot.entry().name, meta.mode)?;
+        let name = &spot.entry().name;
+        let (fd, mode) = if spot.is_there {
+            (target.empty_file(dir, || spot.path(), name, meta)?, None)
+        } else {
+            let (fd, mode) = target.make_file(dir, || spot.path(), name, meta.mode)?;
+            (fd, Some(mode))
+        };
         let fd = fd.as_fd();
         let sparse = spot.place().sparse;
         if sparse {
@@ -253,7 +259,7 @@ impl<'a> Worker<'a> {
         }
         Target::write(fd, bytes, 0, sparse).map_err(|error| TreeError::io("write", &spot.path(), error))?;
         let path = if meta.xattrs.is_empty() { Vec::new() } else { spot.path() };
-        target.finish(fd, &path, meta, Some(mode)).map_err(|error| name_path(error, spot))
+        target.finish(fd, &path, meta, mode).map_err(|error| name_path(error, spot))
     }
 }
 
