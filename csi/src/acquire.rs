@@ -1,9 +1,9 @@
-//! Acquire: a volume that nobody holds becomes this node's. The tree is in staging before the record says so, and in its
-//! place only after the session was confirmed to live.
+//! Acquire: a volume that nobody holds becomes this node's. The tree is in its place and on disk before the record says so,
+//! and nobody here is told of it before the session was confirmed to live.
 
 use std::sync::Arc;
 
-use btrfs::GroupId;
+use btrfs::{Dir, GroupId};
 use cas::lifecycle::{self, Acquired};
 use cas::record::State;
 use cas::{Record, VersionRef};
@@ -14,11 +14,14 @@ use types::{MemberName, VolumeId};
 use crate::about::About;
 use crate::account::Account;
 use crate::basis::Basis;
+use crate::create::{enforce, measured};
 use crate::error::Error;
+use crate::layout::Place;
 use crate::local;
-use crate::materialise::Staged;
+use crate::materialise::Nearest;
 use crate::node::Node;
 use crate::quota_class::QuotaClass;
+use crate::shelf::Loan;
 use crate::volume::{Base, Facts, Head, Standing, Volume};
 
 /// How often the head may move while it is being materialised before the caller is told.
@@ -135,26 +138,28 @@ impl Node {
         self.pool().require_room().await?;
         let head = head_of(record)?;
         let nearest = self.nearest(record, &head.tree.version).await?;
-        // Without a limit while it is filled: what counts for the volume is set right when the charge is known.
         let account = self.account(record, &nearest).await?;
-        let staged = match self.materialise_from(nearest, record, &head.tree, account.group()).await {
-            Ok(staged) => staged,
+        let grown = match self.grow(record, &head, nearest, account).await {
+            Ok(grown) => grown,
             Err(error) => {
+                self.leave(id, None).await;
                 self.close_account(account).await;
                 return Err(error);
             }
         };
+        let acquired = match self.own(record, &grown, force).await {
+            Ok(acquired) => acquired,
+            Err(error) => {
+                self.leave(id, grown.taken()).await;
+                self.close_account(account).await;
+                return Err(error);
+            }
+        };
+        let Grown { about, base, loan, .. } = grown;
+        let free = self.shelf().rebase(id, Some(&base.place));
+        drop(loan);
+        self.pool().run(move |root| local::delete_places(root, &free)).await?;
         let left = self.volumes().find(id).and_then(|volume| volume.facts().about.group);
-        let taken = self.take_over(record, &head, &staged, account, force).await;
-        let (acquired, about, base) = match taken {
-            Ok(taken) => taken,
-            Err(error) => {
-                self.unstage(&staged.name).await;
-                self.leave(id).await;
-                self.close_account(account).await;
-                return Err(error);
-            }
-        };
         if left != about.group {
             self.drop_group(left.map(local::group)).await;
         }
@@ -191,30 +196,33 @@ impl Node {
             .filter(|volume| self.session_id().is_some_and(|me| volume.claim(me).is_ok())))
     }
 
-    /// Undoes what an acquire that failed left in the volume's directory.
-    async fn leave(&self, id: &VolumeId) {
-        let (volume, about) = (id.clone(), self.volumes().find(id).map(|volume| volume.facts().about));
-        let undone = self.pool().run(move |root| match about {
-            // The snapshots of a relative stay.
-            Some(about) => local::set_about(root, &volume, &about),
-            None => local::drop_live(root, &volume),
+    /// Undoes what an acquire that failed put into the volume's directory, the snapshot that it took as its base included.
+    async fn leave(&self, id: &VolumeId, taken: Option<&Place>) {
+        let (volume, taken) = (id.clone(), Vec::from_iter(taken.cloned()));
+        let relative = self.volumes().find(id).map(|volume| volume.facts());
+        let undone = self.pool().run(move |root| {
+            local::drop_live(root, &volume)?;
+            local::delete_places(root, &taken)?;
+            // A relative is one again.
+            let Some(relative) = relative else { return Ok(()) };
+            drop(local::make_directory(root, &volume)?);
+            local::set_about(root, &volume, &relative.about)?;
+            relative.base.map_or(Ok(()), |base| local::set_base(root, &volume, &base.place))
         });
         if let Err(error) = undone.await {
             tracing::warn!(volume = %id, %error, "a volume's directory is left until the next start");
         }
     }
 
-    /// Makes the record this session's, and puts the staged tree into its place.
-    async fn take_over(
+    /// Makes the head in its place, from the nearest thing that is here. Nobody is told of it before the record is this
+    /// session's, and a start that finds it asks the record.
+    async fn grow(
         self: &Arc<Self>,
         record: &Record,
         head: &Head,
-        staged: &Staged,
+        nearest: Nearest,
         account: Account,
-        force: bool,
-    ) -> Result<(Acquired, About, Base), Error> {
-        let id = &record.id;
-        let session = self.session()?;
+    ) -> Result<Grown, Error> {
         let about = About {
             birth: record.birth,
             group: account.group().map(GroupId::number),
@@ -224,25 +232,107 @@ impl Node {
             class: QuotaClass::of(&record.attributes),
             releasing: false,
         };
-        // Its commit also writes what was restored, so that the charge is known and the volume whole before it is ours.
-        let taken = self.take_staged(id, &about, &staged.name).await?;
-        let tips = record.head_tips();
-        let acquired = match lifecycle::acquire(&session, id, &tips, force).await {
-            Ok(acquired) => acquired.into_inner(),
-            Err(error) => {
-                let (id, name) = (id.clone(), taken.name.clone());
-                self.pool().run(move |root| local::drop_taken(root, &id, &name)).await?;
-                return Err(error.into());
+        let charge = match account {
+            Account::New(_) => Some(record.quota.charge_bytes),
+            Account::Kept { .. } => None,
+        };
+        let (id, tree) = (record.id.clone(), head.tree.clone());
+        let (from, loan) = match nearest {
+            Nearest::Same(loan) => (Seed::Snapshot(loan.place().clone()), Some(loan)),
+            nearest => {
+                // Without a limit while it is filled.
+                let staged = self.materialise_from(nearest, record, &tree, account.group()).await?;
+                (Seed::Staged(staged.name), None)
             }
         };
-        let about = match account {
-            Account::Kept { .. } => self.keep_limit(id, about).await?,
-            Account::New(_) => self.set_limit(id, about, record.quota.charge_bytes).await?,
-        };
-        let base = self.settle_in(id, &staged.name, taken, head.tree.clone()).await?;
-        self.pool().commit().await?;
-        Ok((acquired, about, base))
+        let staged = if let Seed::Staged(name) = &from { Some(name.clone()) } else { None };
+        let grown = self.pool().run(move |root| grow(root, &id, about, tree, &from, charge)).await;
+        match (grown, staged) {
+            (Ok(grown), _) => Ok(Grown { loan, ..grown }),
+            (Err(error), staged) => {
+                if let Some(staged) = staged {
+                    self.unstage(&staged).await;
+                }
+                Err(error)
+            }
+        }
     }
+
+    /// Makes the record this session's. What of the copy is not on disk yet goes there while the store answers.
+    async fn own(&self, record: &Record, grown: &Grown, force: bool) -> Result<Acquired, Error> {
+        let session = self.session()?;
+        let tips = record.head_tips();
+        let committed = async { if grown.is_committed { Ok(()) } else { self.pool().commit().await } };
+        let (acquired, committed) =
+            tokio::join!(lifecycle::acquire(&session, &record.id, &tips, force), committed);
+        let acquired = acquired?.into_inner();
+        committed.map(|()| acquired)
+    }
+}
+
+/// What a live tree is made of.
+#[derive(Debug)]
+enum Seed {
+    /// A clone of the snapshot that holds the very same tree.
+    Snapshot(Place),
+    /// What is in staging under this name.
+    Staged(String),
+}
+
+/// The head in its place.
+#[derive(Debug)]
+struct Grown {
+    about: About,
+    base: Base,
+    /// Holds the base until the shelf knows that this volume grew from it.
+    loan: Option<Loan>,
+    is_committed: bool,
+}
+
+impl Grown {
+    /// The snapshot that was taken for it.
+    fn taken(&self) -> Option<&Place> {
+        self.loan.is_none().then_some(&self.base.place)
+    }
+}
+
+/// Puts the tree into its place and limits it so that as much is left as elsewhere, where `charge` bytes count for it
+/// (nothing: the offset of its group is known). The kernel commits with a snapshot all that was done before it, so what
+/// is known before is done before.
+fn grow(
+    root: &Dir,
+    id: &VolumeId,
+    mut about: About,
+    tree: VersionRef,
+    from: &Seed,
+    charge: Option<u64>,
+) -> Result<Grown, Error> {
+    let mut is_committed = true;
+    match (charge, from) {
+        (Some(charge), Seed::Snapshot(_)) => {
+            // The kernel charges the root of a clone at once, and nothing else.
+            let node: i64 = btrfs::space::filesystem(root)?.node_bytes.into();
+            about.offset_bytes = node.saturating_sub_unsigned(charge);
+        }
+        // What was written to staging is charged with the snapshot's commit.
+        (Some(_), Seed::Staged(_)) => is_committed = false,
+        (None, _) => {}
+    }
+    if is_committed {
+        local::limit(root, &about, about.kernel_limit())?;
+    }
+    let local::Grown { place, uuid, roots } = match from {
+        Seed::Snapshot(place) => local::grow_clone(root, id, &about, place)?,
+        Seed::Staged(name) => local::grow_staged(root, id, &about, name, &tree.version)?,
+    };
+    // With nested subvolumes it was several snapshots, each charged, and the last change came after them.
+    is_committed &= roots.len() == 1;
+    if let Some(charge) = charge
+        && !is_committed
+    {
+        about = enforce(root, id, measured(root, about, charge)?)?;
+    }
+    Ok(Grown { about, base: Base { place, tree, uuid, roots }, loan: None, is_committed })
 }
 
 /// The head of a record that is to be materialised.

@@ -53,14 +53,14 @@ struct Built {
 }
 
 /// Measures what a copy's group is charged here beyond the `charged` bytes that count for it.
-fn measured(root: &Dir, about: About, charged: u64) -> Result<About, Error> {
+pub(crate) fn measured(root: &Dir, about: About, charged: u64) -> Result<About, Error> {
     let used = local::used(root, &about)?;
     let offset_bytes = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub_unsigned(charged);
     Ok(About { offset_bytes, ..about })
 }
 
 /// Sets the limit that the facts of a copy ask for, and keeps those.
-fn enforce(root: &Dir, id: &VolumeId, about: About) -> Result<About, Error> {
+pub(crate) fn enforce(root: &Dir, id: &VolumeId, about: About) -> Result<About, Error> {
     local::limit(root, &about, about.kernel_limit())?;
     local::set_about(root, id, &about)?;
     Ok(about)
@@ -448,12 +448,6 @@ impl Node {
                 Ok(about)
             })
             .await
-    }
-
-    /// Sets the limit of a copy whose offset is known.
-    pub(crate) async fn keep_limit(&self, id: &VolumeId, about: About) -> Result<About, Error> {
-        let id = id.clone();
-        self.pool().run(move |root| enforce(root, &id, about)).await
     }
 
     /// Makes a quota group, where there are quotas.

@@ -39,6 +39,17 @@ pub struct Taken {
     pub roots: Roots,
 }
 
+/// A live tree in its place.
+#[derive(Debug)]
+pub struct Grown {
+    /// The snapshot that it grew from.
+    pub place: Place,
+    /// That one's uuid.
+    pub uuid: Uuid,
+    /// When something last changed in it.
+    pub roots: Roots,
+}
+
 /// Opens a volume's directory.
 ///
 /// # Errors
@@ -190,6 +201,57 @@ pub fn take(root: &Dir, id: &VolumeId, source: &Dir) -> Result<Taken, Error> {
     let cloned = clone(source, &snap, &name, true, None)?;
     pass(Point::SnapshotTaken)?;
     Ok(Taken { name, marks: marks(&cloned.dir)?, roots: cloned.marks })
+}
+
+/// Puts a clone of a snapshot into its place as the volume's live tree. The kernel commits with it all that was done before.
+///
+/// # Errors
+/// There is a live tree already, or the kernel refused.
+pub fn grow_clone(root: &Dir, id: &VolumeId, about: &About, from: &Place) -> Result<Grown, Error> {
+    let source = root.open_beneath(from.path())?;
+    let directory = make_directory(root, id)?;
+    set_about(root, id, about)?;
+    set_base(root, id, from)?;
+    let cloned = clone(&source, &directory, DATA, false, about.group.map(group))?;
+    pass(Point::Planted)?;
+    let nested = cloned.marks.len() > 1;
+    let roots = if nested { roots(&cloned.dir)? } else { cloned.marks };
+    Ok(Grown { place: from.clone(), uuid: marks(&source)?.uuid, roots })
+}
+
+/// Puts what was staged into its place as the volume's live tree, and takes the snapshot of it that is its base. The
+/// snapshot also writes what was restored, and the kernel commits with it all that was done before; with nested
+/// subvolumes the caller has to commit.
+///
+/// # Errors
+/// There is a live tree already, or the kernel refused.
+pub fn grow_staged(
+    root: &Dir,
+    id: &VolumeId,
+    about: &About,
+    staged: &str,
+    version: &types::VersionId,
+) -> Result<Grown, Error> {
+    let directory = make_directory(root, id)?;
+    set_about(root, id, about)?;
+    move_in(root, staged, id)?;
+    let (live, snap) = (live(root, id)?, directory.open_dir(SNAP)?);
+    if !subvolume::children(&live)?.is_empty() {
+        let taken = take(root, id, &live)?;
+        let place = name_taken(root, id, &taken.name, version)?;
+        set_base(root, id, &place)?;
+        return Ok(Grown { place, uuid: taken.marks.uuid, roots: taken.roots });
+    }
+    let mut name = version.to_string();
+    if snap.exists(&name)? {
+        name = format!("{version}.{}", layout::fresh());
+    }
+    let place = Place::snapshot(id, &name);
+    // It leads nowhere until the snapshot is there, and goes to disk with it.
+    set_base(root, id, &place)?;
+    let cloned = clone(&live, &snap, &name, true, None)?;
+    pass(Point::SnapshotTaken)?;
+    Ok(Grown { place, uuid: marks(&cloned.dir)?.uuid, roots: cloned.marks })
 }
 
 /// Drops a snapshot that was taken and is not needed.

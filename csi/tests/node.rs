@@ -11,6 +11,7 @@ use cas::objects::{CallKind, Fault};
 use cas::{Retry, Role};
 use common::{TestPool, differences, fill, fork, has_btrfs, head, id, live, names, request, sh, stop, store};
 use csi::basis::Basis;
+use csi::create::CreateRequest;
 use csi::error::Error;
 use csi::files::LiveVolumes as _;
 use csi::restore::Wanted;
@@ -79,10 +80,13 @@ async fn a_sync_that_changed_nothing_writes_nothing() {
     assert_eq!((again.version, again.changed), (first.version, false));
     assert_eq!(faults.counts().of(CallKind::Put), 0, "a sync without a change writes nothing");
     // A snapshot that somebody asked for is an entry of its own, of the same version.
-    let asked = SyncRequest { role: Role::Manual, label: "before lunch".to_owned() };
-    let asked = node.sync(&id("vol-1"), asked).await.unwrap();
+    let named = SyncRequest { role: Role::Manual, label: "before lunch".to_owned() };
+    let asked = node.sync(&id("vol-1"), named.clone()).await.unwrap();
     assert_eq!((asked.version, asked.changed), (first.version, true));
     assert_ne!(asked.entry, first.entry);
+    // Who lost the answer and asks again gets that one.
+    let again = node.sync(&id("vol-1"), named).await.unwrap();
+    assert_eq!((again.entry, again.changed), (asked.entry, false));
     stop(node).await;
 }
 
@@ -654,6 +658,52 @@ async fn a_move_takes_only_the_difference_when_the_head_was_prefetched() {
     assert_eq!(differences(copy.path(), &live(&a, "vol-1")), "");
     stop(a).await;
     stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waking_where_the_version_is_takes_one_commit_and_failing_leaves_the_relative() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let pool = TestPool::new("node-a");
+    let brief = Retry { patience: std::time::Duration::from_millis(100), ..Retry::default() };
+    let node = pool.start(&store.clone().with_retry(brief)).await;
+    node.create(CreateRequest { limit_bytes: Some(64 << 20), ..request("vol-1") }).await.unwrap();
+    fill(&live(&node, "vol-1"));
+    node.sync(&id("vol-1"), SyncRequest::plain()).await.unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    sh(&format!("cp -a {}/. {}/", live(&node, "vol-1").display(), copy.path().display()));
+    let root = btrfs::Dir::open(node.pool().path()).unwrap();
+    let mut woken = Vec::new();
+    for round in 0..5 {
+        node.release(&id("vol-1"), true).await.unwrap();
+        let relative = node.volumes().get(&id("vol-1")).unwrap().facts();
+        faults.plan(|call| {
+            if call.kind == CallKind::Put && call.key.starts_with("vol/") {
+                Fault::Unavailable
+            } else {
+                Fault::None
+            }
+        });
+        node.acquire(&id("vol-1"), false).await.unwrap_err();
+        faults.heal();
+        let left = node.volumes().get(&id("vol-1")).unwrap().facts();
+        assert_eq!((left.standing, left.base), (relative.standing, relative.base), "round {round}");
+        assert!(!live(&node, "vol-1").exists(), "what nobody owns is not in its place");
+        btrfs::commit::sync_all(&root).unwrap();
+        let before = btrfs::commit::count(&root).unwrap();
+        node.acquire(&id("vol-1"), false).await.unwrap();
+        woken.push(btrfs::commit::count(&root).unwrap() - before);
+        assert_eq!(differences(copy.path(), &live(&node, "vol-1")), "");
+    }
+    // The kernel commits by itself too, now and then.
+    woken.sort_unstable();
+    assert_eq!(woken[2], 1, "the clone's own commit is the wake's: {woken:?}");
+    stop(node).await;
+    let node = pool.start(&store).await;
+    assert_eq!(differences(copy.path(), &live(&node, "vol-1")), "");
+    stop(node).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -229,6 +229,18 @@ fn a_kill_inside_a_release_or_acquire_keeps_one_owner_and_every_byte() {
             .boxed()
         },
     );
+    world.enumerate(
+        "reacquire",
+        |node, name| async move { drop(node.release(&id(&name), true).await.unwrap()) }.boxed(),
+        |node, name| async move { drop(node.acquire(&id(&name), false).await) }.boxed(),
+        |world, node, name| {
+            async move {
+                node.acquire(&id(&name), false).await.unwrap();
+                world.assert_same(&node, &name);
+            }
+            .boxed()
+        },
+    );
 }
 
 #[test]

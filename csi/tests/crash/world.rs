@@ -175,6 +175,7 @@ pub(crate) const STEPS: &[(&str, &[Point])] = &[
     ("fork", &[Point::DirectoryMade, Point::GroupMade, Point::AboutSet, Point::BaseSet, Point::Planted]),
     ("release", &[Point::SnapshotNamed, Point::LiveHidden, Point::LiveDeleted]),
     ("acquire", &[Point::StagedEmpty, Point::SnapshotTaken, Point::MovedIn, Point::Committed]),
+    ("reacquire", &[Point::AboutSet, Point::BaseSet, Point::Planted, Point::Limited]),
     ("restore", &[Point::BesideLive, Point::Exchanged, Point::BaseSet, Point::OldDeleted]),
     (
         "origin",
