@@ -186,6 +186,17 @@ pub enum Error {
         tip: EntryId,
     },
 
+    /// An attribute is not as the caller expects, and nothing was done.
+    #[error("attribute {key} of volume {id} is {found:?}, which is not what was expected")]
+    AttributeDiffers {
+        /// The volume.
+        id: VolumeId,
+        /// Which.
+        key: String,
+        /// What it is; empty: not there.
+        found: String,
+    },
+
     /// The record was born under the same id as another.
     #[error("volume {id} was born as {found}, not {expected}")]
     OtherBirth {
@@ -394,6 +405,7 @@ impl Classify for Error {
             | Self::BranchTaken { .. }
             | Self::NameTaken { .. }
             | Self::SessionTaken { .. } => Kind::AlreadyExists,
+            Self::AttributeDiffers { .. } => Kind::FailedPrecondition,
             Self::Unproven { .. } | Self::NoOperation { .. } => Kind::Internal,
             Self::Invalid { .. } => Kind::InvalidArgument,
         }

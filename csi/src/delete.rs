@@ -1,6 +1,7 @@
 //! Delete: what is here is published, the record becomes a tombstone, and only then the copy goes. A volume that is not
 //! there is deleted already.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cas::lifecycle::{self, Authority};
@@ -18,16 +19,32 @@ impl Node {
     /// # Errors
     /// It is mounted or another node's, or pool or store failed.
     pub async fn delete(self: &Arc<Self>, id: &VolumeId) -> Result<Change, Error> {
+        self.delete_where(id, BTreeMap::new()).await
+    }
+
+    /// The same where the record's attributes are as `expected` (`None`: not there) when it becomes a tombstone.
+    ///
+    /// # Errors
+    /// They are not, or those of [`Self::delete`].
+    pub async fn delete_where(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        expected: BTreeMap<String, Option<String>>,
+    ) -> Result<Change, Error> {
         let guard = self.locks().try_acquire(id, "delete")?;
         let (node, id) = (Arc::clone(self), id.clone());
         self.detached("delete", async move {
             let _guard = guard;
-            node.delete_locked(&id).await
+            node.delete_locked(&id, &expected).await
         })
         .await
     }
 
-    async fn delete_locked(self: &Arc<Self>, id: &VolumeId) -> Result<Change, Error> {
+    async fn delete_locked(
+        self: &Arc<Self>,
+        id: &VolumeId,
+        expected: &BTreeMap<String, Option<String>>,
+    ) -> Result<Change, Error> {
         let session = self.session()?;
         self.require_unmounted(id)?;
         let volume = self.volumes().find(id);
@@ -51,9 +68,13 @@ impl Node {
             return Ok(Change::Already(()));
         }
         let owned = volume.as_ref().filter(|volume| volume.claim(session.id()).is_ok());
+        // To the end: what is written after the last publication is in no version.
+        let _closed = match owned {
+            Some(volume) => Some(volume.close().await?),
+            None => None,
+        };
         let authority = match owned {
             Some(volume) => {
-                let _closed = volume.close().await?;
                 self.publish_last(volume).await?;
                 Authority::Owner(session.id())
             }
@@ -61,7 +82,8 @@ impl Node {
             None if record.owner == Some(session.id()) => Authority::Owner(session.id()),
             None => Authority::Unowned,
         };
-        let deleted = lifecycle::delete(self.store(), id, Some(record.birth), authority).await;
+        let deleted =
+            lifecycle::delete_where(self.store(), id, Some(record.birth), authority, expected).await;
         let deleted = match deleted {
             Err(cas::Error::Owned { owner, .. }) => return Err(Error::Owned { volume: id.clone(), owner }),
             deleted => deleted?,

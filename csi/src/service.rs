@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cas::Role;
 use cas::record::RecordKind;
-use proto::convert::{InvalidField, duration, optional, required};
+use proto::convert::{InvalidField, attributes, duration, optional, required};
 use proto::node::node_server;
 use proto::node::{
     AcquireVolumeRequest, CreateVolumeRequest, DeleteVolumeRequest, DeleteVolumeResponse,
@@ -149,7 +149,8 @@ impl node_server::Node for NodeService {
         &self,
         request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
-        self.0.delete(&id(&request.into_inner().volume_id)?).await?;
+        let message = request.into_inner();
+        self.0.delete_where(&id(&message.volume_id)?, attributes(message.expected)).await?;
         Ok(Response::new(DeleteVolumeResponse {}))
     }
 

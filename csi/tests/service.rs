@@ -105,7 +105,10 @@ async fn a_client_makes_syncs_restores_and_deletes_a_volume() {
     let listed = client.list_volumes(ListVolumesRequest {}).await.unwrap().into_inner().volumes;
     assert_eq!(listed.iter().map(|v| v.volume_id.as_str()).collect::<Vec<_>>(), ["vol-1", "vol-2"]);
     for _ in 0..2 {
-        client.delete_volume(DeleteVolumeRequest { volume_id: "vol-1".to_owned() }).await.unwrap();
+        client
+            .delete_volume(DeleteVolumeRequest { volume_id: "vol-1".to_owned(), ..Default::default() })
+            .await
+            .unwrap();
     }
     let node = client.get_node(GetNodeRequest {}).await.unwrap().into_inner();
     let wrong: Vec<_> = node.checks.iter().filter(|check| !check.ok).collect();
@@ -133,7 +136,7 @@ async fn hostile_ids_are_refused_before_anything_is_touched() {
             Code::InvalidArgument,
             "{hostile:?}"
         );
-        let request = DeleteVolumeRequest { volume_id: hostile.to_owned() };
+        let request = DeleteVolumeRequest { volume_id: hostile.to_owned(), ..Default::default() };
         assert_eq!(
             client.delete_volume(request).await.unwrap_err().code(),
             Code::InvalidArgument,

@@ -10,6 +10,7 @@ use types::{NodeName, VolumeId};
 
 use crate::error::Error;
 use crate::placement::Budget;
+use crate::settings::Attributes;
 
 /// More operations at once than this are a caller gone wild, not work.
 const MOST_FLIGHTS: usize = 1024;
@@ -19,8 +20,8 @@ const MOST_FLIGHTS: usize = 1024;
 pub enum Operation {
     /// It is being made, by the request that says this.
     Create(String),
-    /// It is being deleted.
-    Delete,
+    /// It is being deleted where its attributes are these.
+    Delete(Attributes),
     /// It is being brought to an entry or version.
     Restore(String),
     /// It is being made usable somewhere, with this much free beside it.
@@ -36,7 +37,7 @@ impl Operation {
     pub fn describe(&self) -> &'static str {
         match self {
             Self::Create(_) => "being created",
-            Self::Delete => "being deleted",
+            Self::Delete(_) => "being deleted",
             Self::Restore(_) => "being restored",
             Self::Ensure(_) => "being brought to a node",
             Self::Move(_) => "being moved",
@@ -182,7 +183,7 @@ mod tests {
         let first = tokio::spawn(fly(Operation::Ensure(Budget::default())));
         let second = tokio::spawn(fly(Operation::Ensure(Budget::default())));
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let other = fly(Operation::Delete).await.unwrap_err();
+        let other = fly(Operation::Delete(Attributes::new())).await.unwrap_err();
         assert!(matches!(other, Error::Busy { .. }), "{other}");
         go.send_replace(true);
         assert_eq!((first.await.unwrap().unwrap(), second.await.unwrap().unwrap()), (7, 7));
@@ -215,6 +216,7 @@ mod tests {
             .await
             .unwrap_err();
         assert!(matches!(error, Error::OperationDied { .. }), "{error}");
-        assert_eq!(flights.fly(&volume(), Operation::Delete, |_| async { Ok(2) }).await.unwrap(), 2);
+        let operation = Operation::Delete(Attributes::new());
+        assert_eq!(flights.fly(&volume(), operation, |_| async { Ok(2) }).await.unwrap(), 2);
     }
 }

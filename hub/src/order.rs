@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::flight::Operation;
 use crate::nodes::LiveNode;
 use crate::placement::{Budget, NoPlace};
+use crate::settings::Attributes;
 use crate::view::head_version;
 
 /// How often a delete looks again for a node that can do it, and a restore at what it is decided on.
@@ -173,13 +174,14 @@ pub(crate) fn name_kind(kind: RecordKind) -> Option<NameKind> {
     }
 }
 
-/// Deletes a record. One that is not there is deleted.
-pub async fn delete(hub: &Arc<Hub>, volume: &VolumeId) -> Result<(), Error> {
+/// Deletes a record whose attributes are as `expected`. One that is not there is deleted.
+pub async fn delete(hub: &Arc<Hub>, volume: &VolumeId, expected: Attributes) -> Result<(), Error> {
     let (owned, id) = (Arc::clone(hub), volume.clone());
+    let operation = Operation::Delete(expected.clone());
     let work = |_| async move {
         let mut outcome = Ok(());
         for _ in 0..ROUNDS {
-            outcome = remove(&owned, &id).await;
+            outcome = remove(&owned, &id, &expected).await;
             match &outcome {
                 // Its node died a moment ago: the next look waits until that is sure.
                 Err(error) if error.kind() == Kind::Unavailable && error.node().is_some() => {}
@@ -188,10 +190,10 @@ pub async fn delete(hub: &Arc<Hub>, volume: &VolumeId) -> Result<(), Error> {
         }
         outcome.map(|()| Done::Volume)
     };
-    hub.flights.fly(volume, Operation::Delete, work).await.map(drop)
+    hub.flights.fly(volume, operation, work).await.map(drop)
 }
 
-async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
+async fn remove(hub: &Hub, volume: &VolumeId, expected: &Attributes) -> Result<(), Error> {
     let Some(record) = hub.catalog.read(volume).await? else { return Ok(()) };
     match record.state {
         // What deleted it may have died before its name went.
@@ -209,7 +211,8 @@ async fn remove(hub: &Hub, volume: &VolumeId) -> Result<(), Error> {
         }
         Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: volume.clone(), node }),
     };
-    let request = wire::DeleteVolumeRequest { volume_id: volume.to_string() };
+    let expected = expected.iter().map(|(key, value)| (key.clone(), value.clone().unwrap_or_default()));
+    let request = wire::DeleteVolumeRequest { volume_id: volume.to_string(), expected: expected.collect() };
     let answer = hub.order(&node, "delete the volume", request, |mut client, request| async move {
         client.delete_volume(request).await
     });

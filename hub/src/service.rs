@@ -7,7 +7,7 @@ use cas::VersionRef;
 use cas::names::NameKind;
 use cas::record::RecordKind;
 use prost::Message as _;
-use proto::convert::{InvalidField, optional, required};
+use proto::convert::{InvalidField, attributes, optional, required};
 use proto::hub::hub_server::Hub as Service;
 use proto::hub::{self as api, resolve_response};
 use proto::node as wire;
@@ -23,6 +23,7 @@ use crate::liveness::Liveness;
 use crate::placement::Budget;
 use crate::records::Range;
 use crate::seal::{NewSeal, seal};
+use crate::settings::Attributes;
 use crate::unique::{UniqueName, is_unique, living, request};
 use crate::view::{self, head_version};
 use crate::{attach, branch, bundle, ensure, order, settings};
@@ -272,9 +273,9 @@ impl Service for HubService {
         &self,
         request: Request<api::DeleteVolumeRequest>,
     ) -> Answer<api::DeleteVolumeResponse> {
-        let text = request.into_inner().volume_id;
-        match self.find(&text).await {
-            Ok(volume) => order::delete(&self.hub, &volume).await?,
+        let asked = request.into_inner();
+        match self.find(&asked.volume_id).await {
+            Ok(volume) => order::delete(&self.hub, &volume, attributes(asked.expected)).await?,
             // A name that nobody carries: it is gone.
             Err(Error::NoVolume { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -490,7 +491,7 @@ impl Service for HubService {
     ) -> Answer<api::DeleteBundleResponse> {
         let bundle = request.into_inner().bundle;
         if let Some(bundle) = bundle::find_to_delete(&self.hub, RecordKind::Bundle, &bundle).await? {
-            order::delete(&self.hub, &bundle).await?;
+            order::delete(&self.hub, &bundle, Attributes::new()).await?;
         }
         Ok(Response::new(api::DeleteBundleResponse {}))
     }
@@ -510,7 +511,7 @@ impl Service for HubService {
     ) -> Answer<api::DeleteTemplateResponse> {
         let name = request.into_inner().name;
         if let Some(template) = bundle::find_to_delete(&self.hub, RecordKind::Template, &name).await? {
-            order::delete(&self.hub, &template).await?;
+            order::delete(&self.hub, &template, Attributes::new()).await?;
         }
         Ok(Response::new(api::DeleteTemplateResponse {}))
     }
@@ -525,9 +526,8 @@ impl Service for HubService {
     async fn set_attributes(&self, request: Request<api::SetAttributesRequest>) -> Answer<api::Volume> {
         let asked = request.into_inner();
         let volume = self.find(&asked.volume_id).await?;
-        let (expected, wanted) =
-            (asked.expected.into_iter().collect(), asked.attributes.into_iter().collect());
-        settings::set_attributes(&self.hub, &volume, expected, wanted).await?;
+        let (expected, wanted) = (attributes(asked.expected), attributes(asked.attributes));
+        settings::set_attributes(&self.hub, &volume, &expected, &wanted).await?;
         Ok(Response::new(self.hub.describe(&volume).await?))
     }
 

@@ -38,18 +38,19 @@ pub async fn set_quota(hub: &Hub, volume: &VolumeId, limit_bytes: u64) -> Result
     Ok(())
 }
 
-/// Sets attributes, all or none, where others are as expected. An empty value removes, or expects nothing.
+/// Attributes that are to be, or are expected to be; nothing: not there.
+pub type Attributes = BTreeMap<String, Option<String>>;
+
+/// Sets attributes, all or none, where others are as expected.
 pub async fn set_attributes(
     hub: &Hub,
     volume: &VolumeId,
-    expected: BTreeMap<String, String>,
-    wanted: BTreeMap<String, String>,
+    expected: &Attributes,
+    wanted: &Attributes,
 ) -> Result<(), Error> {
     hub.catalog.living(volume).await?;
     let acted_upon = proto::settings::ALL.iter().any(|setting| wanted.contains_key(*setting));
-    let outcome = lifecycle::exchange_attributes(&hub.store, volume, &optional(expected), &optional(wanted))
-        .await
-        .map_err(gone)?;
+    let outcome = lifecycle::exchange_attributes(&hub.store, volume, expected, wanted).await.map_err(gone)?;
     match outcome {
         Exchanged::Done(_) => {
             let record = hub.catalog.read(volume).await?;
@@ -80,8 +81,4 @@ fn gone(error: cas::Error) -> Error {
         return Error::NoVolume { volume: id.to_string() };
     }
     error.into()
-}
-
-fn optional(values: BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
-    values.into_iter().map(|(key, value)| (key, (!value.is_empty()).then_some(value))).collect()
 }

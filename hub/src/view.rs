@@ -74,7 +74,7 @@ fn health(volume: &hub::Volume, seen: &OwnerSeen) -> (wire::Health, String) {
         Some(Operation::Ensure(_) | Operation::Restore(_)) => {
             return (wire::Health::Restoring, "being brought to a node".to_owned());
         }
-        Some(Operation::Create(_) | Operation::Delete | Operation::Hibernate) | None => {}
+        Some(Operation::Create(_) | Operation::Delete(_) | Operation::Hibernate) | None => {}
     }
     let node = if volume.node.is_empty() { "its node" } else { &volume.node };
     match seen.liveness {

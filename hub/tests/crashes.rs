@@ -216,7 +216,12 @@ async fn a_volume_with_a_unique_name_is_made_once_and_deleted_wherever_the_hub_d
         "a volume is deleted",
         nothing,
         |mut hub, volume_id| {
-            async move { hub.delete_volume(api::DeleteVolumeRequest { volume_id }).await.map(drop) }.boxed()
+            async move {
+                hub.delete_volume(api::DeleteVolumeRequest { volume_id, ..Default::default() })
+                    .await
+                    .map(drop)
+            }
+            .boxed()
         },
         |store| async move { assert!(living(&store, RecordKind::Volume).await.is_empty()) }.boxed(),
     )

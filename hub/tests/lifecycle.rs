@@ -355,7 +355,7 @@ async fn a_unique_name_is_one_volume_until_that_is_deleted() {
     assert_eq!(first.volume_id, again.volume_id);
     let by_name = proto::hub::GetVolumeRequest { unique_name: "pvc / 1".into(), ..Default::default() };
     assert_eq!(client.get_volume(by_name.clone()).await.unwrap().into_inner().volume_id, first.volume_id);
-    let gone = proto::hub::DeleteVolumeRequest { volume_id: first.volume_id.clone() };
+    let gone = proto::hub::DeleteVolumeRequest { volume_id: first.volume_id.clone(), ..Default::default() };
     client.delete_volume(gone).await.unwrap();
     assert_eq!(client.get_volume(by_name).await.unwrap_err().code(), tonic::Code::NotFound);
     let next = client.create_volume(request()).await.unwrap().into_inner();

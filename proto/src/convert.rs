@@ -1,5 +1,7 @@
 //! Where strings stop: fields of messages become values of `types`, and errors name the field.
 
+use std::collections::BTreeMap;
+
 use prost_types::{Duration, Timestamp};
 use types::{Classify, InvalidPath, Kind, VolumePath};
 
@@ -65,6 +67,11 @@ where
     text.parse()
         .map(Some)
         .map_err(|error: T::Err| InvalidField::Malformed { field, reason: error.to_string() })
+}
+
+/// Reads attributes that are to be, or are expected to be: an empty value is none.
+pub fn attributes(values: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, Option<String>> {
+    values.into_iter().map(|(key, value)| (key, (!value.is_empty()).then_some(value))).collect()
 }
 
 /// Takes a message that must be there.

@@ -10,7 +10,7 @@ use cas::entry::data_head;
 use cas::lifecycle::{self, Authority};
 use cas::record::{NewRecord, Quota, RecordKind};
 use cas::{Heads, Operation, Record, Session, Store, VersionRef};
-use proto::convert::{optional, required};
+use proto::convert::{attributes, optional, required};
 use proto::hub::{AttachRequest, Heartbeat, Hello, Inventory, attach_request};
 use proto::node::node_server::{Node, NodeServer};
 use proto::node::*;
@@ -199,9 +199,11 @@ impl Node for Inner {
         &self,
         request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
-        let id: VolumeId = required("volume_id", &request.into_inner().volume_id)?;
+        let message = request.into_inner();
+        let id: VolumeId = required("volume_id", &message.volume_id)?;
+        let expected = attributes(message.expected);
         let authority = Authority::Owner(self.session.id());
-        lifecycle::delete(&self.store, &id, None, authority).await.map_err(status)?;
+        lifecycle::delete_where(&self.store, &id, None, authority, &expected).await.map_err(status)?;
         let mut changes = self.changes.lock().expect("no holder panics");
         changes.count = changes.count.saturating_sub(1);
         changes.removed.push(id.to_string());

@@ -1,9 +1,11 @@
 //! Delete, undelete, purge. A tombstone names a birth; only one of the same birth permits dropping a local copy.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use types::{Birth, Change, SessionId, Timestamp, VolumeId};
 
+use super::settings::differs;
 use crate::error::Error;
 use crate::record::{self, Record, State};
 use crate::session;
@@ -28,6 +30,18 @@ pub async fn delete(
     birth: Option<Birth>,
     authority: Authority,
 ) -> Result<Change<Stored<Record>>, Error> {
+    delete_where(store, id, birth, authority, &BTreeMap::new()).await
+}
+
+/// The same where attributes are as expected (`None`: not there) in the record that the tombstone replaces: whoever sets one
+/// before is not overlooked, and whoever comes after finds the tombstone.
+pub async fn delete_where(
+    store: &Store,
+    id: &VolumeId,
+    birth: Option<Birth>,
+    authority: Authority,
+    expected: &BTreeMap<String, Option<String>>,
+) -> Result<Change<Stored<Record>>, Error> {
     let owner = record::get(store, id).await?.value.owner;
     let fenced = match (authority, owner) {
         (Authority::Unowned, Some(owner)) => session::is_fenced(store, &owner).await?.then_some(owner),
@@ -39,6 +53,10 @@ pub async fn delete(
         match record.state {
             State::Deleted | State::Purged => return Ok(Next::Already),
             State::Live | State::Creating => {}
+        }
+        if let Some(key) = differs(record, expected) {
+            let found = record.attributes.get(&key).cloned().unwrap_or_default();
+            return Err(Error::AttributeDiffers { id: id.clone(), key, found });
         }
         if let Some(owner) = record.owner {
             let allowed = match authority {

@@ -14,7 +14,7 @@ mod settings;
 
 pub use acquire::{Acquired, acquire, forget_copy, release, unseat};
 pub use create::{Confirmed, begin_create, begin_create_born, confirm_begun, finish_begun, finish_create};
-pub use delete::{Authority, delete, purge, undelete};
+pub use delete::{Authority, delete, delete_where, purge, undelete};
 pub use publish::{Publication, Published, publish};
 pub use rehome::{Right, rehome};
 pub use restore::{Restored, Target, keep_branch, restore_head};

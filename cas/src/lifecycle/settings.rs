@@ -77,11 +77,6 @@ pub async fn exchange_attributes(
     expected: &BTreeMap<String, Option<String>>,
     wanted: &BTreeMap<String, Option<String>>,
 ) -> Result<Exchanged, Error> {
-    let differs = |record: &Record, all: &BTreeMap<String, Option<String>>| {
-        all.iter()
-            .find(|(key, value)| record.attributes.get(*key) != value.as_ref())
-            .map(|(key, _)| key.clone())
-    };
     let changed = edit(store, id, |record| {
         if differs(record, wanted).is_none() || differs(record, expected).is_some() {
             return Ok(());
@@ -105,6 +100,12 @@ pub async fn exchange_attributes(
     let key = differs(record, expected).or_else(|| differs(record, wanted)).unwrap_or_default();
     let found = record.attributes.get(&key).cloned();
     Ok(Exchanged::Differs { key, found })
+}
+
+/// The first of `expected` that a record's attributes are not (`None`: not there).
+pub(super) fn differs(record: &Record, expected: &BTreeMap<String, Option<String>>) -> Option<String> {
+    let other = expected.iter().find(|(key, value)| record.attributes.get(*key) != value.as_ref());
+    other.map(|(key, _)| key.clone())
 }
 
 /// What a branch may name already when it is set.

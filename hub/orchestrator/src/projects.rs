@@ -332,7 +332,8 @@ impl Projects {
 
     /// Deletes the project. OK where there is none.
     pub async fn delete(&self, project: impl Into<VolumeRef>) -> Result<(), Error> {
-        let request = hub::DeleteVolumeRequest { volume_id: project.into().to_string() };
+        let request =
+            hub::DeleteVolumeRequest { volume_id: project.into().to_string(), ..Default::default() };
         let answer = self.client().delete_volume(self.long(request)).await;
         took("delete the project", answer).map(|hub::DeleteVolumeResponse {}| ())
     }

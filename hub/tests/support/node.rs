@@ -10,7 +10,7 @@ use cas::lifecycle::{self, Authority, Publication, Target};
 use cas::record::{NewRecord, Origin, Quota, Record, State};
 use cas::session::{Operation, Resumed};
 use cas::{Claim, Heads, Known, RecordKind, Role, Session, Store, VersionRef};
-use proto::convert::{optional, required};
+use proto::convert::{attributes, optional, required};
 use proto::hub::{AttachRequest, Heartbeat, Hello, Inventory, attach_request, attach_response};
 use proto::node::node_server::{Node, NodeServer};
 use proto::node::*;
@@ -543,10 +543,12 @@ impl Node for Inner {
         request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
         self.called("delete").await?;
-        let id: VolumeId = required("volume_id", &request.into_inner().volume_id)?;
+        let message = request.into_inner();
+        let id: VolumeId = required("volume_id", &message.volume_id)?;
+        let expected = attributes(message.expected);
         let authority =
             if self.owned(&id).is_ok() { Authority::Owner(self.session.id()) } else { Authority::Unowned };
-        lifecycle::delete(&self.store, &id, None, authority).await.map_err(status)?;
+        lifecycle::delete_where(&self.store, &id, None, authority, &expected).await.map_err(status)?;
         self.disk.lock().unwrap().copies.remove(&id);
         self.answer("delete", DeleteVolumeResponse {})
     }

@@ -126,6 +126,45 @@ async fn demand10_the_same_volume_twice_at_once_is_done_once() -> Result<()> {
     nothing_left(&cluster, "node-1", &fresh).await
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_and_a_publication_at_once_never_both_succeed() -> Result<()> {
+    let Some(cluster) = Kubernetes::start("csi-delete-publish")? else { return Ok(()) };
+    let fresh = left(&cluster, "node-1")?;
+    let controller = cluster.controller().await?;
+    for round in 0..12 {
+        let made = controller.clone().create_volume(create(&format!("pvc-{round}"))).await?.into_inner();
+        let volume = made.volume.context("a volume")?.volume_id;
+        let (mut one, mut other) = (controller.clone(), controller.clone());
+        let delete = csi::DeleteVolumeRequest { volume_id: volume.clone(), ..Default::default() };
+        let (deletion, publication) = tokio::join!(
+            one.delete_volume(delete),
+            other.controller_publish_volume(publish(&volume, "node-1"))
+        );
+        let codes = (code(&deletion), code(&publication));
+        match codes {
+            // The publication was in the record first. What was told to come back succeeds then.
+            (Code::FailedPrecondition, Code::Ok | Code::Aborted) => {
+                cluster.attach(&volume, "node-1").await?;
+                let refused = cluster.try_delete(&volume).await;
+                ensure!(refused.as_ref().is_err_and(|status| status.code() == Code::FailedPrecondition));
+                cluster.detach(&volume, "node-1").await?;
+                cluster.try_delete(&volume).await?;
+            }
+            (Code::Ok, Code::NotFound | Code::Aborted) => {
+                let again = controller.clone().controller_publish_volume(publish(&volume, "node-1")).await;
+                assert_eq!(code(&again), Code::NotFound);
+            }
+            // The publication got in between its look and the hub's, and is not through yet.
+            (Code::Aborted, Code::Ok) => {
+                cluster.detach(&volume, "node-1").await?;
+                cluster.try_delete(&volume).await?;
+            }
+            _ => anyhow::bail!("round {round}: {codes:?}"),
+        }
+    }
+    nothing_left(&cluster, "node-1", &fresh).await
+}
+
 /// The limits of the groups of volumes on a node, as `btrfs` tells them.
 fn limits(cluster: &Kubernetes, node: &str) -> Result<Vec<u64>> {
     let pool = cluster.cluster.directory().join(node).join("mnt");

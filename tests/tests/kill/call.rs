@@ -95,7 +95,7 @@ impl Call {
                 Ok(Answer::default())
             }
             Self::Delete { volume_id } => {
-                hub.delete_volume(DeleteVolumeRequest { volume_id }).await?;
+                hub.delete_volume(DeleteVolumeRequest { volume_id, ..Default::default() }).await?;
                 Ok(Answer::default())
             }
         }

@@ -213,7 +213,9 @@ impl CsiController {
         if volume.mounted {
             return Err(Error::StillMounted { volume: id, node: volume.node });
         }
-        let request = hub::DeleteVolumeRequest { volume_id: id.to_string() };
+        // A publication that comes in between is not overlooked: the record puts the two in order.
+        let expected = [(facts::NODE.to_owned(), String::new())].into();
+        let request = hub::DeleteVolumeRequest { volume_id: id.to_string(), expected };
         bounded("deleting the volume", self.hub().delete_volume(request)).await?;
         tracing::info!(volume = %id, "deleted");
         Ok(())

@@ -81,7 +81,7 @@ impl CsiController {
     }
 
     pub(super) async fn drop_record(&self, id: &str) -> Result<(), Error> {
-        let request = hub::DeleteVolumeRequest { volume_id: id.to_owned() };
+        let request = hub::DeleteVolumeRequest { volume_id: id.to_owned(), ..Default::default() };
         bounded("deleting the snapshot", self.hub().delete_volume(request)).await?;
         tracing::info!(snapshot = id, "snapshot deleted");
         Ok(())

@@ -79,7 +79,10 @@ impl Bench {
     }
 
     pub(crate) async fn delete(&self, volume: String) -> Result<()> {
-        self.handle.hub().delete_volume(DeleteVolumeRequest { volume_id: volume }).await?;
+        self.handle
+            .hub()
+            .delete_volume(DeleteVolumeRequest { volume_id: volume, ..Default::default() })
+            .await?;
         Ok(())
     }
 }

@@ -68,7 +68,9 @@ pub(crate) async fn list(place: &Path, volumes: usize) -> Result<Vec<Figure>> {
         let before = alive.clone();
         let busy = pages(&csi, size, async || {
             let gone = alive.iter().nth(number * 7919 % alive.len()).cloned().context("a volume")?;
-            hub.clone().delete_volume(DeleteVolumeRequest { volume_id: gone.clone() }).await?;
+            hub.clone()
+                .delete_volume(DeleteVolumeRequest { volume_id: gone.clone(), ..Default::default() })
+                .await?;
             alive.remove(&gone);
             alive.insert(create(hub.clone(), number).await?);
             number += 1;
