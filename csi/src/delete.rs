@@ -62,9 +62,7 @@ impl Node {
         };
         let record = record.value;
         if matches!(record.state, State::Deleted | State::Purged) {
-            if let Some(volume) = volume.filter(|volume| volume.facts().about.birth == record.birth) {
-                self.drop_copy(&volume, false).await?;
-            }
+            self.bury_locked(&record).await?;
             return Ok(Change::Already(()));
         }
         let owned = volume.as_ref().filter(|volume| volume.claim(session.id()).is_ok());
@@ -90,10 +88,13 @@ impl Node {
         };
         tracing::info!(volume = %id, "deleted");
         if let Some(volume) = volume {
-            volume.update(|facts| facts.standing = Standing::Relative);
             // The look at the beginning may be old by now, and a mounted tree is never destroyed. The tombstone stands: the
             // copy goes when its last mount is gone.
-            if self.require_unmounted(id).is_ok() {
+            let unmounted = self.require_unmounted(id).is_ok();
+            let standing =
+                if unmounted { Standing::Relative } else { Standing::Fenced { epoch: record.epoch } };
+            volume.update(|facts| facts.standing = standing);
+            if unmounted {
                 self.drop_copy(&volume, false).await?;
             }
         }

@@ -24,6 +24,7 @@ pub mod fork;
 pub mod hub_link;
 pub mod known;
 pub mod layout;
+mod leftovers;
 pub mod liveness;
 pub mod local;
 pub mod locks;

@@ -28,6 +28,8 @@ impl Node {
         self.tasks().spawn(async move { node.keep_session().await });
         let node = Arc::clone(self);
         self.tasks().spawn(async move { node.keep_settled().await });
+        let node = Arc::clone(self);
+        self.tasks().spawn(async move { node.keep_no_leftovers().await });
         if !self.config().scrub_interval.is_zero() {
             let node = Arc::clone(self);
             self.tasks().spawn(async move { node.keep_scrubbed().await });

@@ -150,7 +150,12 @@ impl node_server::Node for NodeService {
         request: Request<DeleteVolumeRequest>,
     ) -> Result<Response<DeleteVolumeResponse>, Status> {
         let message = request.into_inner();
-        self.0.delete_where(&id(&message.volume_id)?, attributes(message.expected)).await?;
+        let id = id(&message.volume_id)?;
+        if message.copy_only {
+            self.0.drop_leftover(&id).await?;
+        } else {
+            self.0.delete_where(&id, attributes(message.expected)).await?;
+        }
         Ok(Response::new(DeleteVolumeResponse {}))
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cas::objects::{CallKind, Fault};
-use common::{TestPool, differences, has_btrfs, head, id, live, request, stop, store};
+use common::{TestPool, differences, has_btrfs, head, id, live, request, sh, stop, store};
 use csi::config::Marks;
 use csi::create::CreateRequest;
 use csi::evict::{Evicted, Holding, Stays};
@@ -176,5 +176,67 @@ async fn what_is_told_as_room_can_be_used() {
     node.sync(&id("vol-2"), SyncRequest::plain()).await.unwrap();
     let left = node.capacity().await.unwrap().available_bytes;
     assert!(left < told / 10, "{left} of {told}");
+    stop(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_of_what_was_deleted_elsewhere_go_on_a_running_node() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, faults) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (node, other) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    for name in ["gone", "kept", "mounted", "told"] {
+        filled(&node, name, MIB).await;
+        node.release(&id(name), true).await.unwrap();
+        other.acquire(&id(name), false).await.unwrap();
+    }
+    filled(&node, "mine", MIB).await;
+    let version = node.ensure_template(&id("gone")).await.unwrap();
+    let template = pool_a.mount().join(csi::layout::Place::template(&id("gone"), &version).path());
+    assert!(template.exists());
+    let target = tempfile::tempdir().unwrap();
+    let snapshots = pool_a.mount().join("volumes/mounted/snap");
+    sh(&format!("mount --bind {} {}", snapshots.display(), target.path().display()));
+    // One read for each of the four that are elsewhere, none for what is this node's.
+    faults.reset();
+    assert!(node.drop_leftovers().await.unwrap().is_empty());
+    assert_eq!(faults.counts().calls(), 4, "{:?}", faults.counts());
+    for name in ["gone", "mounted", "told"] {
+        other.delete(&id(name)).await.unwrap();
+    }
+
+    assert_eq!(node.drop_leftovers().await.unwrap(), [id("gone"), id("told")]);
+    let here = |name: &str| pool_a.mount().join("volumes").join(name).exists();
+    assert!(!here("gone") && !here("told") && !template.exists());
+    assert!(here("kept") && here("mounted") && here("mine"));
+    // What is mounted goes when it is not any more; telling is as good as looking, and changes nothing where nothing was
+    // deleted.
+    sh(&format!("umount {}", target.path().display()));
+    assert!(node.drop_leftover(&id("mounted")).await.unwrap());
+    assert!(!node.drop_leftover(&id("kept")).await.unwrap());
+    assert!(!node.drop_leftover(&id("mine")).await.unwrap());
+    assert!(!here("mounted") && here("kept") && live(&node, "mine").exists());
+    stop(node).await;
+    stop(other).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_deposed_owner_did_not_publish_is_kept_when_it_is_told_of_the_deletion() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let pool = TestPool::new("node-a");
+    let node = pool.start(&store).await;
+    filled(&node, "vol-1", MIB).await;
+    std::fs::write(live(&node, "vol-1").join("late"), "not published").unwrap();
+    cas::lifecycle::delete(&store, &id("vol-1"), None, cas::lifecycle::Authority::Force).await.unwrap();
+    node.drop_leftover(&id("vol-1")).await.unwrap();
+    assert!(node.volumes().find(&id("vol-1")).is_none());
+    let records = cas::record::list(&store).await.unwrap();
+    let orphans = records.iter().filter(|record| record.value.kind == cas::RecordKind::Orphan).count();
+    assert_eq!(orphans, 1, "{records:?}");
     stop(node).await;
 }

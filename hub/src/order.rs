@@ -7,7 +7,7 @@ use cas::names::NameKind;
 use cas::record::{Record, RecordKind, State as Life};
 use cas::timeline;
 use proto::node as wire;
-use types::{Classify as _, Kind, ResourceName, VolumeId};
+use types::{Classify as _, Kind, NodeName, ResourceName, VolumeId};
 
 use crate::catalog::NAME;
 use crate::core::{Done, Hub, Whereabouts};
@@ -193,7 +193,7 @@ pub async fn delete(hub: &Arc<Hub>, volume: &VolumeId, expected: Attributes) -> 
     hub.flights.fly(volume, operation, work).await.map(drop)
 }
 
-async fn remove(hub: &Hub, volume: &VolumeId, expected: &Attributes) -> Result<(), Error> {
+async fn remove(hub: &Arc<Hub>, volume: &VolumeId, expected: &Attributes) -> Result<(), Error> {
     let Some(record) = hub.catalog.read(volume).await? else { return Ok(()) };
     match record.state {
         // What deleted it may have died before its name went.
@@ -212,7 +212,11 @@ async fn remove(hub: &Hub, volume: &VolumeId, expected: &Attributes) -> Result<(
         Whereabouts::Silent { node } => return Err(Error::OwnerSilent { volume: volume.clone(), node }),
     };
     let expected = expected.iter().map(|(key, value)| (key.clone(), value.clone().unwrap_or_default()));
-    let request = wire::DeleteVolumeRequest { volume_id: volume.to_string(), expected: expected.collect() };
+    let request = wire::DeleteVolumeRequest {
+        volume_id: volume.to_string(),
+        expected: expected.collect(),
+        copy_only: false,
+    };
     let answer = hub.order(&node, "delete the volume", request, |mut client, request| async move {
         client.delete_volume(request).await
     });
@@ -226,8 +230,35 @@ async fn remove(hub: &Hub, volume: &VolumeId, expected: &Attributes) -> Result<(
     }
     forget_name(hub, &record).await?;
     crate::unique::retire(hub, &record).await;
+    tell_holders(hub, &record, node.name());
     tracing::info!(%volume, node = %node.name(), "deleted a volume");
     Ok(())
+}
+
+/// Lets the other nodes that have something of a deleted record drop it. Nobody waits for that: a node that is not told
+/// finds the tombstone when it looks.
+fn tell_holders(hub: &Arc<Hub>, record: &Record, told: &NodeName) {
+    let version = head_version(record);
+    let holds = |node: &LiveNode| {
+        node.name() != told
+            && (node.has_content(&record.id, None) || node.has_content(&record.id, version.as_ref()))
+    };
+    for node in hub.nodes.live().into_iter().filter(holds) {
+        let (owned, volume, stop) = (Arc::clone(hub), record.id.clone(), hub.stop.clone());
+        hub.tasks.spawn(async move {
+            let request = wire::DeleteVolumeRequest {
+                volume_id: volume.to_string(),
+                copy_only: true,
+                ..wire::DeleteVolumeRequest::default()
+            };
+            let dropped = owned.order(&node, "drop a copy", request, |mut client, request| async move {
+                client.delete_volume(request).await
+            });
+            if let Some(Err(error)) = stop.run_until_cancelled(dropped).await {
+                tracing::debug!(%volume, node = %node.name(), %error, "a copy of a deleted volume stays for now");
+            }
+        });
+    }
 }
 
 /// Takes away the name that leads to a record that is deleted. It goes last: whoever repeats a deletion that was cut short

@@ -119,3 +119,24 @@ async fn a_volume_that_sleeps_is_deleted_only_where_its_attributes_are_as_expect
     cluster.client().delete_volume(request).await.unwrap();
     delete(cluster.client(), volume).await.unwrap();
 }
+
+#[tokio::test]
+async fn the_other_nodes_that_have_something_of_a_deleted_volume_drop_it() {
+    let cluster = Cluster::start(&["a", "b"]).await;
+    let request =
+        api::CreateVolumeRequest { request_id: "make".into(), node: "a".into(), ..Default::default() };
+    let volume = cluster.client().create_volume(request).await.unwrap().into_inner().volume_id;
+    // A move leaves a copy where it was.
+    let there = api::MoveVolumeRequest { volume_id: volume.clone(), node: "b".into() };
+    cluster.client().move_volume(there).await.unwrap();
+    let id = volume.parse().unwrap();
+    let has = |node: &str| cluster.node(node).disk.lock().unwrap().copies.contains_key(&id);
+    assert!(has("a") && has("b"));
+    eventually("the hub hears of the copy", async || {
+        let name = "a".parse().unwrap();
+        cluster.hub.hub.nodes.live_by_name(&name).is_some_and(|node| node.has_content(&id, None))
+    })
+    .await;
+    delete(cluster.client(), volume.clone()).await.unwrap();
+    eventually("both copies are gone", async || !has("a") && !has("b")).await;
+}

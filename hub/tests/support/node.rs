@@ -545,6 +545,13 @@ impl Node for Inner {
         self.called("delete").await?;
         let message = request.into_inner();
         let id: VolumeId = required("volume_id", &message.volume_id)?;
+        if message.copy_only {
+            let record = cas::record::get(&self.store, &id).await.map_err(status)?.value;
+            if matches!(record.state, State::Deleted | State::Purged) {
+                self.disk.lock().unwrap().copies.remove(&id);
+            }
+            return self.answer("drop", DeleteVolumeResponse {});
+        }
         let expected = attributes(message.expected);
         let authority =
             if self.owned(&id).is_ok() { Authority::Owner(self.session.id()) } else { Authority::Unowned };
