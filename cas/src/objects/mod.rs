@@ -154,7 +154,7 @@ pub trait Objects: fmt::Debug + Send + Sync {
     /// Says where this is, for people. No secrets.
     fn describe(&self) -> String;
 
-    /// Returns what was asked of the store over the network so far; nothing for a store that is not reached over one.
+    /// Returns what was asked of the store so far; nothing for one that lies in this process.
     fn traffic(&self) -> Traffic {
         Traffic::default()
     }

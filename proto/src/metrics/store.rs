@@ -7,7 +7,7 @@ use super::{Kind, Metric, Metrics};
 /// Requests that were sent.
 const REQUESTS: Metric = Metric {
     name: "opensail_store_requests_total",
-    help: "Requests sent to the store over the network, by kind; what is tried again or hedged is counted each time.",
+    help: "Requests to the store, by kind; what is tried again or hedged is counted each time.",
     kind: Kind::Counter,
     labels: &["call"],
 };

@@ -32,7 +32,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,7 +40,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::memory::check_size;
-use super::{Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page};
+use super::{CallKind, Condition, Etag, Key, Meta, Object, ObjectError, Objects, Page, Traffic};
 use crate::blocking;
 use file::Temp;
 use lock::DirLock;
@@ -63,6 +63,7 @@ struct Inner {
     root: PathBuf,
     /// Directories whose entry in their parent is known to be durable.
     known: Mutex<HashSet<PathBuf>>,
+    traffic: Mutex<Traffic>,
 }
 
 impl DirStore {
@@ -101,7 +102,9 @@ impl DirStore {
             Self::check_marker(&root, &shown)?;
             sweep(&root.join(TEMPORARY));
         }
-        let store = Self { inner: Arc::new(Inner { root: root.clone(), known: Mutex::default() }) };
+        let store = Self {
+            inner: Arc::new(Inner { root: root.clone(), known: Mutex::default(), traffic: Mutex::default() }),
+        };
         walk::sync_directories(&root).map_err(failed)?;
         Ok(store)
     }
@@ -147,13 +150,19 @@ impl DirStore {
         &self.inner.root
     }
 
-    async fn run<T, F>(&self, work: F) -> Result<T, ObjectError>
+    /// Runs one call, and counts it with the bytes that it carries.
+    async fn run<T, F>(&self, kind: CallKind, carried: usize, work: F) -> Result<T, ObjectError>
     where
         F: FnOnce(&Inner) -> Result<T, ObjectError> + Send + 'static,
         T: Send + 'static,
     {
+        self.counted().sent(kind, carried as u64);
         let inner = Arc::clone(&self.inner);
         blocking::run(move || work(&inner)).await
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Traffic> {
+        self.inner.traffic.lock().expect("no holder of this lock panics")
     }
 }
 
@@ -253,36 +262,45 @@ impl Inner {
 impl Objects for DirStore {
     async fn get(&self, key: &Key) -> Result<Object, ObjectError> {
         let key = key.clone();
-        self.run(move |store| file::read(&store.path(&key), &key)).await
+        let object = self.run(CallKind::Get, 0, move |store| file::read(&store.path(&key), &key)).await?;
+        self.counted().bytes_read += object.bytes.len() as u64;
+        Ok(object)
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes, ObjectError> {
         let key = key.clone();
-        self.run(move |store| file::read_range(&store.path(&key), &key, range)).await
+        let read = move |store: &Inner| file::read_range(&store.path(&key), &key, range);
+        let bytes = self.run(CallKind::GetRange, 0, read).await?;
+        self.counted().bytes_read += bytes.len() as u64;
+        Ok(bytes)
     }
 
     async fn head(&self, key: &Key) -> Result<Meta, ObjectError> {
         let key = key.clone();
-        self.run(move |store| file::meta(&store.path(&key), &key)).await
+        self.run(CallKind::Head, 0, move |store| file::meta(&store.path(&key), &key)).await
     }
 
     async fn put(&self, key: &Key, bytes: Bytes, condition: &Condition) -> Result<Etag, ObjectError> {
         let (key, condition) = (key.clone(), condition.clone());
-        self.run(move |store| store.put(&key, &bytes, &condition)).await
+        self.run(CallKind::Put, bytes.len(), move |store| store.put(&key, &bytes, &condition)).await
     }
 
     async fn delete(&self, key: &Key) -> Result<(), ObjectError> {
         let key = key.clone();
-        self.run(move |store| store.delete(&key)).await
+        self.run(CallKind::Delete, 0, move |store| store.delete(&key)).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&Key>) -> Result<Page, ObjectError> {
         let (prefix, after) = (prefix.to_owned(), after.cloned());
-        self.run(move |store| walk::page(&store.root, &prefix, after.as_ref())).await
+        self.run(CallKind::List, 0, move |store| walk::page(&store.root, &prefix, after.as_ref())).await
     }
 
     fn describe(&self) -> String {
         format!("dir://{}", self.inner.root.display())
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.counted().clone()
     }
 }
 

@@ -35,6 +35,25 @@ async fn two_handles_on_one_directory_are_one_store() {
     assert_eq!(a.max(b), 60);
 }
 
+#[tokio::test]
+async fn what_is_asked_is_counted() {
+    let (_directory, store) = store().await;
+    let key = key("a");
+    store.put(&key, "12345".into(), &Condition::IfAbsent).await.unwrap();
+    store.put(&key, "1".into(), &Condition::IfAbsent).await.unwrap_err();
+    store.get(&key).await.unwrap();
+    store.get_range(&key, 1..3).await.unwrap();
+    store.head(&key).await.unwrap();
+    store.list("", None).await.unwrap();
+    store.delete(&key).await.unwrap();
+    let traffic = store.clone().traffic();
+    let counts = CallKind::ALL.map(|kind| (kind, traffic.of(kind)));
+    for (kind, count) in counts {
+        assert_eq!(count, if kind == CallKind::Put { 2 } else { 1 }, "{kind:?}");
+    }
+    assert_eq!((traffic.bytes_written, traffic.bytes_read), (6, 7));
+}
+
 const CHILD: &str = "OPENSAIL_TEST_DIR_CHILD";
 
 /// Does nothing unless it is started by the test below, as another process.

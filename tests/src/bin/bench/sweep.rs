@@ -9,6 +9,7 @@ use btrfs::{Dir, GroupId};
 use futures::{StreamExt as _, TryStreamExt as _};
 use proto::node::node_client::NodeClient;
 use proto::node::{CreateVolumeRequest, GetNodeRequest};
+use tests::cluster::scrape;
 use tests::daemon::Daemon;
 use tests::figures::{Figure, Target, millis};
 use tonic::transport::Channel;
@@ -29,13 +30,16 @@ const RAW: usize = 2_000;
 struct Alone<'a> {
     place: &'a Path,
     port: u16,
+    metrics: String,
     daemon: Daemon,
     node: NodeClient<Channel>,
 }
 
 impl<'a> Alone<'a> {
     async fn start(place: &'a Path, sync_interval: &str) -> Result<(Self, Duration)> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let free =
+            || Ok::<_, std::io::Error>(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port());
+        let (port, metrics) = (free()?, format!("127.0.0.1:{}", free()?));
         let (listen, url) = (format!("127.0.0.1:{port}"), format!("dir://{}", place.join("store").display()));
         let pool = place.join("pool").display().to_string();
         let arguments = [
@@ -45,6 +49,7 @@ impl<'a> Alone<'a> {
             ["--store", &url],
             ["--listen", &listen],
             ["--sync-interval", sync_interval],
+            ["--metrics", &metrics],
         ]
         .concat();
         let started = Instant::now();
@@ -55,7 +60,7 @@ impl<'a> Alone<'a> {
             ensure!(daemon.runs()?, "the node ended: {}", daemon.said()?);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok((Self { place, port, daemon, node }, started.elapsed()))
+        Ok((Self { place, port, metrics, daemon, node }, started.elapsed()))
     }
 
     fn mount(&self) -> std::path::PathBuf {
@@ -74,12 +79,25 @@ impl<'a> Alone<'a> {
         Ok(started.elapsed())
     }
 
-    /// Processor time of the daemon in one window.
-    async fn idle(&self) -> Result<Duration> {
-        let before = self.daemon.cpu()?;
+    /// What the daemon does in one window in which nobody asks it for anything.
+    async fn idle(&self) -> Result<Idle> {
+        let (cpu, requests) = (self.daemon.cpu()?, self.requests()?);
         tokio::time::sleep(WINDOW).await;
-        Ok(self.daemon.cpu()? - before)
+        Ok(Idle { cpu: self.daemon.cpu()? - cpu, requests: self.requests()? - requests })
     }
+
+    /// All that it asked its store for so far.
+    fn requests(&self) -> Result<f64> {
+        let told = scrape(&self.metrics)?;
+        let counted = told.iter().filter(|(name, _)| name.starts_with("opensail_store_requests_total"));
+        Ok(counted.map(|(_, count)| count).sum())
+    }
+}
+
+/// An idle window: processor time and requests to the store.
+struct Idle {
+    cpu: Duration,
+    requests: f64,
 }
 
 /// Unmounts a pool when dropped, whatever became of its daemon.
@@ -126,20 +144,35 @@ pub(crate) async fn sweep(place: &Path, volumes: usize) -> Result<Vec<Figure>> {
         "sweep: restart with {volumes} volumes in {:.2} s; idle node {:.1} % of a processor without sweeps; on port {}; RSS \
          {made_rss:.0} MiB after making them, {rss:.0} MiB after a restart",
         start.as_secs_f64(),
-        without.as_secs_f64() / WINDOW.as_secs_f64() * 100.0,
+        without.cpu.as_secs_f64() / WINDOW.as_secs_f64() * 100.0,
         alone.port,
     );
     let said = alone.daemon.said()?;
     ensure!(!said.contains("synced"), "a sweep of volumes that nobody wrote to synced some");
     alone.daemon.stop()?;
     let sweeps = WINDOW.as_secs_f64() / INTERVAL.as_secs_f64();
-    let each = millis(with.saturating_sub(without)) / sweeps;
+    let each = millis(with.cpu.saturating_sub(without.cpu)) / sweeps;
+    // The session's beats go on, one more or less in a window: what is left for a sweep is told in whole requests.
+    let asked = ((with.requests - without.requests) / sweeps).round().max(0.0);
+    println!(
+        "sweep: requests to the store in {} s: {} with {sweeps} sweeps, {} without (the session's beats)",
+        WINDOW.as_secs(),
+        with.requests,
+        without.requests,
+    );
     Ok(vec![
         Figure::new(
             "sweep",
             format!("processor time of a sweep over {volumes} idle volumes"),
             (each, "ms"),
             ("50 ms", 50.0),
+            Target::Limit,
+        ),
+        Figure::new(
+            "sweep",
+            format!("requests to the store of a sweep over {volumes} idle volumes"),
+            (asked, "requests"),
+            ("0 requests", 0.0),
             Target::Limit,
         ),
         Figure::new(
