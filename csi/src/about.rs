@@ -59,8 +59,19 @@ impl About {
     /// # Errors
     /// The pool cannot be written.
     pub fn write(&self, directory: &Dir) -> Result<(), Error> {
-        let text = serde_json::to_string(self).expect("plain fields");
-        replace_link(directory, layout::ABOUT, &text)
+        replace_link(directory, layout::ABOUT, &self.text())
+    }
+
+    /// Writes it where there is none yet.
+    ///
+    /// # Errors
+    /// The pool cannot be written, or there is one.
+    pub fn write_new(&self, directory: &Dir) -> Result<(), Error> {
+        make_link(directory, layout::ABOUT, &self.text())
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).expect("plain fields")
     }
 
     /// The limit that the kernel keeps.
@@ -83,12 +94,21 @@ pub fn replace_link(directory: &Dir, name: &str, target: &str) -> Result<(), Err
     let unfinished = format!(".{}", layout::fresh());
     let path = directory.proc_path();
     let io = |source| Error::PoolPath { path: path.join(name), source };
-    std::os::unix::fs::symlink(target, path.join(&unfinished)).map_err(io)?;
+    make_link(directory, &unfinished, target)?;
     std::fs::rename(path.join(&unfinished), path.join(name)).map_err(|source| {
         // Best effort: what stays is swept at the next start.
         drop(std::fs::remove_file(path.join(&unfinished)));
         io(source)
     })
+}
+
+/// Makes a symlink where there is none.
+///
+/// # Errors
+/// The pool cannot be written, or there is something of this name.
+pub fn make_link(directory: &Dir, name: &str, target: &str) -> Result<(), Error> {
+    let path = directory.proc_path().join(name);
+    std::os::unix::fs::symlink(target, &path).map_err(|source| Error::PoolPath { path, source })
 }
 
 /// Reads where a symlink points; nothing where there is none.

@@ -89,15 +89,15 @@ impl Node {
             return self.created_before(&request, volume).await;
         }
         let operation = session.begin()?;
-        let (room, source) = tokio::join!(self.pool().require_room(), self.source(&request));
-        room?;
-        let source = source?;
-        if let Some(source) = &source
-            && let Some(loan) = self.shelf().lend(&source.tree.version)
-            && let Some(forked) = self.fork_here(&session, &operation, &request, source, loan).await?
+        if let Some((_, version)) = &request.origin
+            && let Some(loan) = self.shelf().lend(version)
+            && let Some(forked) = self.fork_here(&session, &operation, &request, loan).await?
         {
             return Ok(forked);
         }
+        let (room, source) = tokio::join!(self.pool().require_room(), self.source(&request));
+        room?;
+        let source = source?;
         // Without a limit while it is filled; nobody can write to it before it is answered.
         let group = self.new_group(None).await?;
         // What is staged is nobody's yet, so the record may be written meanwhile.
@@ -187,7 +187,7 @@ impl Node {
         Ok(Change::Already(volume))
     }
 
-    async fn source(&self, request: &CreateRequest) -> Result<Option<Source>, Error> {
+    pub(crate) async fn source(&self, request: &CreateRequest) -> Result<Option<Source>, Error> {
         let Some((id, version)) = &request.origin else { return Ok(None) };
         let record = cas::record::read(self.store(), id).await?;
         let record = record.ok_or_else(|| Error::NoRecord { volume: id.clone() })?;

@@ -1,9 +1,9 @@
 //! A fork of a version that is in this pool: one snapshot, one commit, and the two writes of its record.
 //!
 //! The kernel commits with a snapshot, and with it everything that was done before it. So the volume's directory, its
-//! facts, its base and its quota group come first, and the snapshot is taken into its place. The record is begun
-//! meanwhile, which is why the copy is `unborn` until the record has named its version: a start that finds no record of
-//! an unborn copy drops it, as nobody was told of it.
+//! facts, its base and its quota group come first, and the snapshot is taken into its place. Its source is looked up and
+//! the record begun meanwhile, which is why the copy is `unborn` until that is done: a start that finds no record of an
+//! unborn copy drops it, as nobody was told of it.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use cas::record::State;
 use cas::{Claim, Operation, Session};
 use types::{Birth, Change, VolumeId};
 
-use crate::about::{About, replace_link};
+use crate::about::{About, make_link};
 use crate::clone::{Roots, clone};
-use crate::create::{CreateRequest, Source};
+use crate::create::CreateRequest;
 use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::layout::{BASE, DATA, Place, SNAP, VOLUMES};
@@ -42,7 +42,6 @@ impl Node {
         session: &Session,
         operation: &Operation,
         request: &CreateRequest,
-        source: &Source,
         loan: Loan,
     ) -> Result<Option<Change<Arc<Volume>>>, Error> {
         if self.volumes().find(&request.id).is_some() {
@@ -53,11 +52,13 @@ impl Node {
         self.shelf().rebase(&request.id, Some(&place));
         // All that the record's version needs but the copy itself; nothing where the record is live already.
         let confirmed = async {
-            let record = self.begin(session, request, Some(source), birth).await?;
+            let Some(source) = self.source(request).await? else { return Ok(None) };
+            let record = self.begin(session, request, Some(&source), birth).await?;
             if record.value.state == State::Live {
                 return Ok(None);
             }
-            self.confirm_record(operation, record, Some(source)).await.map(Some)
+            let confirmed = self.confirm_record(operation, record, Some(&source)).await?;
+            Ok(Some((confirmed, source)))
         };
         let (confirmed, planted) = tokio::join!(confirmed, self.plant(request, birth, &place));
         let planted = match planted {
@@ -68,7 +69,7 @@ impl Node {
             }
         };
         let group = planted.about.group.map(local::group);
-        let confirmed = match confirmed {
+        let (confirmed, source) = match confirmed {
             Ok(Some(confirmed)) => confirmed,
             Ok(None) => {
                 // Made by an attempt whose answer was lost, and whose copy is gone.
@@ -81,26 +82,28 @@ impl Node {
             }
         };
         let claim = Claim::of(confirmed.record());
-        let mut about = planted.about;
+        // There is a record of it now. That need not reach the disk: where it does not, the start that finds the record
+        // does it again.
+        let about = About { birth: claim.birth, unborn: false, ..planted.about.clone() };
         let finished = async {
-            if about.birth != claim.birth {
-                // The record is an earlier attempt's.
-                about.birth = claim.birth;
+            if about.birth != planted.about.birth {
+                // The record is an earlier attempt's, and what is on disk has to be its copy.
                 self.set_about(&request.id, &about).await?;
                 self.pool().commit().await?;
             }
-            self.finish_record(operation, confirmed, Some(source), source.tree.clone()).await
+            let finished = self.finish_record(operation, confirmed, Some(&source), source.tree.clone());
+            let (record, noted) = tokio::join!(finished, self.set_about(&request.id, &about));
+            Ok((record?, noted))
         };
-        let record = match finished.await {
-            Ok(record) => record,
+        let (record, noted) = match finished.await {
+            Ok(finished) => finished,
             Err(error) => {
                 self.abandon(&request.id, group, &error).await;
                 return Err(error);
             }
         };
-        about.unborn = false;
-        // It need not reach the disk: where it does not, the start that finds the record does it again.
-        self.set_about(&request.id, &about).await?;
+        // It is made by now, and the copy stays.
+        noted?;
         let base = Base { place, tree: source.tree.clone(), uuid: planted.base, roots: planted.roots };
         Ok(Some(Change::Made(self.born(session, &claim, &record.value, about, base))))
     }
@@ -143,6 +146,7 @@ fn plant(
     from: &Place,
     quota: bool,
 ) -> Result<Option<Planted>, Error> {
+    crate::pool::room(&btrfs::space::space(root)?)?;
     let volumes = root.open_dir(VOLUMES)?;
     let directory = match volumes.create_dir(id.as_str(), 0o755) {
         Err(error) if error.is(Errno::EEXIST) => return Ok(None),
@@ -187,9 +191,9 @@ fn grow(
     }
     pass(Point::DirectoryMade)?;
     drop(directory.create_dir(SNAP, 0o755)?);
-    about.write(directory)?;
+    about.write_new(directory)?;
     pass(Point::AboutSet)?;
-    replace_link(directory, BASE, &from.link())?;
+    make_link(directory, BASE, &from.link())?;
     pass(Point::BaseSet)?;
     let cloned = clone(&source, directory, DATA, false, *group)?;
     pass(Point::Planted)?;

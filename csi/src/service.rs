@@ -15,7 +15,7 @@ use proto::node::{
     SealVersionResponse, SetQuotaRequest, SyncVolumeRequest, SyncVolumeResponse, Volume,
 };
 use tonic::{Request, Response, Status};
-use types::{Domain, EntryId, Epoch, RequestId, VersionId, VolumeId};
+use types::{Change, Domain, EntryId, Epoch, RequestId, VersionId, VolumeId};
 
 use crate::basis::Basis;
 use crate::create::CreateRequest;
@@ -73,8 +73,10 @@ impl node_server::Node for NodeService {
             domain: optional::<Domain>("domain", &message.domain)?,
             attributes: message.attributes.into_iter().collect(),
         };
-        let volume = self.0.create(request).await?.into_inner();
-        Ok(Response::new(self.0.describe(&volume).await?))
+        Ok(Response::new(match self.0.create(request).await? {
+            Change::Made(volume) => self.0.describe_born(&volume),
+            Change::Already(volume) => self.0.describe(&volume).await?,
+        }))
     }
 
     async fn acquire_volume(

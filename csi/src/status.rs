@@ -57,6 +57,11 @@ impl Node {
         Ok(described)
     }
 
+    /// Describes a volume that was made this moment: nothing in it counts yet, nobody wrote to it or has it mounted.
+    pub(crate) fn describe_born(&self, volume: &Volume) -> node::Volume {
+        self.tell(&volume.id, volume.facts(), Look { used: 0, dirty: false }, false)
+    }
+
     fn tell(&self, id: &VolumeId, facts: Facts, look: Look, mounted: bool) -> node::Volume {
         let Look { used, dirty } = look;
         let relative = facts.standing == Standing::Relative;

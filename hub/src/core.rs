@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
-use types::{Classify as _, Clock, Kind, NodeName, SessionId, VolumeId};
+use types::{Classify as _, Clock, Kind, NodeName, RequestId, SessionId, VolumeId};
 
 use crate::catalog::Catalog;
 use crate::config::Settings;
@@ -40,6 +40,8 @@ const LOOKS_AT_ONCE: usize = 8;
 pub enum Done {
     /// There is nothing more to say than what the volume says.
     Volume,
+    /// Its name stands for what another request makes.
+    Named(RequestId),
     /// It was made, and its node told this of it.
     Made(Box<wire::Volume>),
     /// It can be used there.

@@ -21,6 +21,7 @@ use crate::nodes::LiveNode;
 use crate::order::owner;
 use crate::placement::{Budget, Wish, place};
 use crate::state::Intent;
+use crate::unique::{self, UniqueName, claim};
 use crate::view::head_version;
 
 /// How many nodes are tried before the caller is told.
@@ -62,6 +63,9 @@ pub enum Limit {
 pub struct NewVolume {
     /// The caller's name for it.
     pub request: RequestId,
+    /// Its unique name, where `request` is the first that the name stands for and nobody has looked yet.
+    #[serde(skip)]
+    pub unique: Option<UniqueName>,
     /// What it begins with.
     pub source: Source,
     /// There and nowhere else. Where it goes is not what it is: a retry may say another node.
@@ -100,29 +104,56 @@ impl NewVolume {
 /// Makes the volume, or joins or finds the attempt that does. Returns its id, and what the node told of it that made it
 /// just now.
 pub async fn create(hub: &Arc<Hub>, new: NewVolume) -> Result<(VolumeId, Option<wire::Volume>), Error> {
+    match attempt(hub, new.clone()).await? {
+        (_, Done::Named(request)) => told(attempt(hub, NewVolume { request, unique: None, ..new }).await?),
+        done => told(done),
+    }
+}
+
+fn told((id, done): (VolumeId, Done)) -> Result<(VolumeId, Option<wire::Volume>), Error> {
+    match done {
+        Done::Made(told) => Ok((id, Some(*told))),
+        Done::Volume => Ok((id, None)),
+        Done::Named(_) | Done::Ensured(_) | Done::Restored(_) => Err(Error::OperationDied { volume: id }),
+    }
+}
+
+async fn attempt(hub: &Arc<Hub>, new: NewVolume) -> Result<(VolumeId, Done), Error> {
     let id = new.id();
     let operation = Operation::Create(new.words());
     let owned = Arc::clone(hub);
     let work = |course: Arc<Course<Done>>| async move { make(&owned, &new, &course).await };
-    match hub.flights.fly(&id, operation, work).await? {
-        Done::Made(told) => Ok((id, Some(*told))),
-        Done::Volume | Done::Ensured(_) | Done::Restored(_) => Ok((id, None)),
-    }
+    let done = hub.flights.fly(&id, operation, work).await?;
+    Ok((id, done))
 }
 
 async fn make(hub: &Hub, new: &NewVolume, course: &Course<Done>) -> Result<Done, Error> {
     let id = new.id();
-    // Asked at once: what the first attempt set out to do, how far it came, and what to begin with if there was none.
-    let (intent, found, source) = tokio::join!(
+    let named = async {
+        match &new.unique {
+            Some(name) => claim(hub, name).await,
+            None => Ok(true),
+        }
+    };
+    // At once: the name is taken, and asked is what the first attempt set out to do, how far it came, and what to begin with
+    // if there was none. A name leads to its record before there is one, so that none is ever out of reach.
+    let (named, intent, found, source) = tokio::join!(
+        named,
         hub.state.intent(new.request.clone()),
         hub.catalog.read(&id),
         source_now(hub, &new.source)
     );
-    let intent = intent?;
+    let (named, intent, found) = (named?, intent?, found?);
+    let gone = |record: &Record| matches!(record.state, Life::Deleted | Life::Purged);
+    if let Some(name) = &new.unique
+        && (!named || found.as_ref().is_some_and(gone))
+    {
+        return Ok(Done::Named(unique::request(hub, name).await?));
+    }
     if intent.as_ref().is_some_and(|intent| intent.words != new.words()) {
         return Err(Error::MadeDifferently { volume: id, what: "set of parameters" });
     }
-    let (mut found, mut source) = (Some(found?), Some(source));
+    let (mut found, mut source) = (Some(found), Some(source));
     let mut beginning = None;
     let mut failed: Vec<NodeName> = Vec::new();
     let mut last = None;
@@ -156,16 +187,14 @@ async fn make(hub: &Hub, new: &NewVolume, course: &Course<Done>) -> Result<Done,
             },
         };
         course.towards(node.name());
-        hub.state
-            .put_intent(Intent {
-                request: new.request.clone(),
-                volume: id.clone(),
-                node: node.name().clone(),
-                origin: begins.origin.clone(),
-                words: new.words(),
-                created: hub.clock.now(),
-            })
-            .await?;
+        let noted = hub.state.put_intent(Intent {
+            request: new.request.clone(),
+            volume: id.clone(),
+            node: node.name().clone(),
+            origin: begins.origin.clone(),
+            words: new.words(),
+            created: hub.clock.now(),
+        });
         let request = wire::CreateVolumeRequest {
             volume_id: id.to_string(),
             request_id: new.request.to_string(),
@@ -180,7 +209,10 @@ async fn make(hub: &Hub, new: &NewVolume, course: &Course<Done>) -> Result<Done,
         let answer = hub.order(&node, "make the volume", request, |mut client, request| async move {
             client.create_volume(request).await
         });
-        match answer.await {
+        // Noted while the node works: where neither is known later, the record decides who makes it and from what.
+        let (noted, answer) = tokio::join!(noted, answer);
+        noted?;
+        match answer {
             Ok(told) => {
                 tracing::info!(volume = %id, node = %node.name(), "made a volume");
                 return Ok(Done::Made(Box::new(told)));

@@ -58,7 +58,7 @@ async fn fly(
     };
     match hub.flights.fly(volume, operation, work).await? {
         Done::Ensured(answer) => Ok(answer),
-        Done::Volume | Done::Made(_) | Done::Restored(_) => {
+        Done::Volume | Done::Named(_) | Done::Made(_) | Done::Restored(_) => {
             Err(Error::OperationDied { volume: volume.clone() })
         }
     }

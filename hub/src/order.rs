@@ -134,7 +134,7 @@ pub async fn restore(
     };
     match hub.flights.fly(volume, Operation::Restore(wanted), work).await? {
         Done::Restored(answer) => Ok(answer),
-        Done::Volume | Done::Made(_) | Done::Ensured(_) => {
+        Done::Volume | Done::Named(_) | Done::Made(_) | Done::Ensured(_) => {
             Err(Error::OperationDied { volume: volume.clone() })
         }
     }

@@ -24,7 +24,7 @@ use crate::placement::Budget;
 use crate::records::Range;
 use crate::seal::{NewSeal, seal};
 use crate::settings::Attributes;
-use crate::unique::{UniqueName, is_unique, living, request};
+use crate::unique::{UniqueName, first, is_unique, living, request};
 use crate::view::{self, head_version};
 use crate::{attach, branch, bundle, ensure, order, settings};
 
@@ -241,8 +241,10 @@ impl Service for HubService {
         let asked = request.into_inner();
         let template: Option<ResourceName> = optional("template", &asked.template)?;
         let name: Option<ResourceName> = optional("name", &asked.name)?;
+        let (request, unique) = volume_request(&asked.request_id, &asked.unique_name)?;
         let new = NewVolume {
-            request: self.request(&asked.request_id, RecordKind::Volume, &asked.unique_name).await?,
+            request,
+            unique,
             source: template.map_or(Source::Empty, Source::Template),
             required: optional("node", &asked.node)?,
             hint: optional("node_hint", &asked.node_hint)?,
@@ -257,8 +259,10 @@ impl Service for HubService {
         let asked = request.into_inner();
         let name: Option<ResourceName> = optional("name", &asked.name)?;
         let source = self.find(&asked.source_volume_id).await?;
+        let (request, unique) = volume_request(&asked.request_id, &asked.unique_name)?;
         let new = NewVolume {
-            request: self.request(&asked.request_id, RecordKind::Volume, &asked.unique_name).await?,
+            request,
+            unique,
             source: Source::Fork(source, point(&asked.entry_id, &asked.version)?),
             required: optional("node", &asked.node)?,
             hint: optional("node_hint", &asked.node_hint)?,
@@ -475,6 +479,7 @@ impl Service for HubService {
         let name: Option<ResourceName> = optional("name", &asked.name)?;
         let new = NewVolume {
             request: request_id(&asked.request_id)?,
+            unique: None,
             source: Source::Fork(bundle.id, Point::Present),
             required: None,
             hint: optional("node_hint", &asked.node_hint)?,
@@ -576,6 +581,15 @@ fn asked_for(volume: &api::Volume, request: &api::ListVolumesRequest) -> bool {
 /// The caller's request id, or a fresh one.
 fn request_id(text: &str) -> Result<RequestId, Error> {
     Ok(optional("request_id", text)?.unwrap_or_else(RequestId::random))
+}
+
+/// The request that makes a volume, and the unique name that has to be looked at first.
+fn volume_request(text: &str, unique: &str) -> Result<(RequestId, Option<UniqueName>), Error> {
+    if unique.is_empty() {
+        return Ok((request_id(text)?, None));
+    }
+    let unique = UniqueName::new(RecordKind::Volume, unique);
+    Ok((first(&unique), Some(unique)))
 }
 
 /// Reads the pair of entry and version; the entry says more, so it wins.

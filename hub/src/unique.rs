@@ -101,6 +101,16 @@ pub async fn request(hub: &Hub, name: &UniqueName) -> Result<RequestId, Error> {
     Err(Error::Busy { volume: name.id(0), operation: "being given its name" })
 }
 
+/// Returns the request that makes the first record of this name.
+pub fn first(name: &UniqueName) -> RequestId {
+    name.request(0)
+}
+
+/// Points a name to its [`first`] record, in one write where it is new. False where it points elsewhere; [`request`] tells.
+pub async fn claim(hub: &Hub, name: &UniqueName) -> Result<bool, Error> {
+    advance(hub, name, None, 0).await
+}
+
 /// Returns the living record of this name.
 pub async fn living(hub: &Hub, name: &UniqueName) -> Result<Option<Record>, Error> {
     let Some(id) = names::resolve(&hub.store, name.names(), &name.pointer()).await? else { return Ok(None) };
