@@ -1,5 +1,7 @@
 //! How much can still be promised, and where a new volume may go.
 
+use std::time::{Duration, Instant};
+
 use proto::csi::v1 as csi;
 use proto::hub::{self, ListNodesRequest};
 
@@ -7,6 +9,10 @@ use super::{CsiController, bounded};
 use crate::csi::capability::accesses;
 use crate::csi::error::Error;
 use crate::csi::facts;
+
+/// For how long what the nodes told is good enough to choose among them, and after what time it is asked for again.
+const LATELY: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Which nodes may hold a volume, best first; and whether there is any restriction at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,17 +52,38 @@ pub(super) struct Room {
     pub total_bytes: u64,
 }
 
+/// The rooms that the nodes told, and when they were asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    looked: Instant,
+    rooms: Vec<Room>,
+}
+
 impl CsiController {
     /// Lists the nodes.
     pub(super) async fn nodes(&self) -> Result<Vec<hub::Node>, Error> {
         Ok(bounded("listing the nodes", self.hub().list_nodes(ListNodesRequest {})).await?.nodes)
     }
 
+    /// Lists the room on live nodes, as it was told a moment ago. Nothing where nobody has looked lately; one look for a
+    /// second of creates is as good as one for each, since nodes tell once in a second.
+    pub(super) fn rooms_lately(&self) -> Option<Vec<Room>> {
+        let Told { looked, rooms } = self.rooms.lock().expect("no holder of this lock panics").clone()?;
+        let age = looked.elapsed();
+        if age > AGAIN && age < LATELY {
+            let controller = self.clone();
+            // Whoever comes next has it; who needs it for sure looks by itself.
+            tokio::spawn(async move { drop(controller.rooms().await) });
+        }
+        (age < LATELY).then_some(rooms)
+    }
+
     /// Lists the room on live nodes.
     pub(super) async fn rooms(&self) -> Result<Vec<Room>, Error> {
         let live = |node: &hub::Node| node.state() == hub::node::State::Live;
+        let looked = Instant::now();
         let nodes = self.nodes().await?;
-        Ok(nodes
+        let rooms: Vec<Room> = nodes
             .into_iter()
             .filter(live)
             .filter_map(|node| {
@@ -67,7 +94,10 @@ impl CsiController {
                     total_bytes: capacity.total_bytes,
                 })
             })
-            .collect())
+            .collect();
+        *self.rooms.lock().expect("no holder of this lock panics") =
+            Some(Told { looked, rooms: rooms.clone() });
+        Ok(rooms)
     }
 
     pub(super) async fn capacity(

@@ -9,8 +9,9 @@ use proto::csi::v1::volume_content_source::Type as Source;
 use proto::hub;
 use proto::node::RecordKind;
 use tonic::Code;
+use types::{Classify as _, Kind};
 
-use super::capacity::{Accessible, choose};
+use super::capacity::{Accessible, Room, choose};
 use super::{CsiController, bounded};
 use crate::csi::capability::accesses;
 use crate::csi::error::Error;
@@ -61,6 +62,39 @@ impl Size {
     }
 }
 
+/// A volume that is asked for.
+struct Wanted<'a> {
+    name: &'a str,
+    unique_name: String,
+    size: Size,
+    accessible: Accessible,
+    parameters: Parameters,
+    settings: HashMap<String, String>,
+    /// What it is made from, in words that its attributes keep.
+    source: String,
+}
+
+/// Whether a look at what there is may answer better than an error of this kind: the name may be another volume's, or the
+/// rooms others than they were.
+fn may_be_otherwise(kind: Kind) -> bool {
+    match kind {
+        Kind::AlreadyExists
+        | Kind::FailedPrecondition
+        | Kind::NotFound
+        | Kind::OutOfRange
+        | Kind::InvalidArgument
+        | Kind::ResourceExhausted => true,
+        Kind::Aborted
+        | Kind::Unavailable
+        | Kind::DeadlineExceeded
+        | Kind::Cancelled
+        | Kind::PermissionDenied
+        | Kind::DataLoss
+        | Kind::Unimplemented
+        | Kind::Internal => false,
+    }
+}
+
 impl CsiController {
     pub(super) async fn create(&self, request: csi::CreateVolumeRequest) -> Result<csi::Volume, Error> {
         let name = name(&request.name)?;
@@ -78,8 +112,27 @@ impl CsiController {
             Some(Source::Snapshot(snapshot)) => format!("snapshot:{}", snapshot.snapshot_id),
             Some(Source::Volume(volume)) => format!("volume:{}", volume.volume_id),
         };
-        let accessible = Accessible::parse(&self.driver, request.accessibility_requirements.as_ref());
-        let unique_name = format!("csi:{}:{name}", self.driver);
+        let wanted = Wanted {
+            name,
+            unique_name: format!("csi:{}:{name}", self.driver),
+            size,
+            accessible: Accessible::parse(&self.driver, request.accessibility_requirements.as_ref()),
+            parameters,
+            settings: settings.into_iter().collect(),
+            source: source_text,
+        };
+        // A name is new as a rule, and the hub finds out which it is: one call instead of three.
+        if source.is_none()
+            && let Some(rooms) = self.rooms_lately()
+        {
+            match self.make(&wanted, None, &rooms).await {
+                Ok(made) => return self.same(&wanted, &made),
+                Err(error) if may_be_otherwise(error.kind()) => {
+                    tracing::debug!(%error, "not made at once; looking at what there is");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let found = async {
             match &source {
                 None => Ok(None),
@@ -87,42 +140,53 @@ impl CsiController {
             }
         };
         // Asked at once, and judged one after the other: a volume that is there is answered whatever became of its source.
-        let (made, found, rooms) = tokio::join!(self.made(&unique_name), found, self.rooms());
-        if let Some(made) = made? {
-            return self.same(name, &made, size, &parameters, &source_text);
-        }
-        let found = found?;
-        let source_bytes = found.as_ref().map_or(0, |found| found.quota_bytes);
-        let quota = size.choose(source_bytes)?;
+        let (made, found, rooms) = tokio::join!(self.made(&wanted.unique_name), found, self.rooms());
+        let made = match made? {
+            Some(made) => made,
+            None => self.make(&wanted, found?.as_ref(), &rooms?).await?,
+        };
+        // Somebody else's request of this name may have been first.
+        self.same(&wanted, &made)
+    }
+
+    /// Has the volume made, or found where it is there.
+    async fn make(
+        &self,
+        wanted: &Wanted<'_>,
+        found: Option<&hub::Volume>,
+        rooms: &[Room],
+    ) -> Result<hub::Volume, Error> {
+        let Wanted { name, unique_name, size, accessible, parameters, settings, source } = wanted;
+        let quota = size.choose(found.map_or(0, |found| found.quota_bytes))?;
         let needed = if size.required_bytes > 0 { quota } else { 0 };
-        let node = choose(&accessible, &rooms?, needed)?;
-        let (required, hint) = match (parameters.mobility, &found) {
+        let node = choose(accessible, rooms, needed)?;
+        let (node, node_hint) = match (parameters.mobility, found) {
             (Mobility::Pinned, _) => (node, String::new()),
             // Beside its source, where nobody said a node.
             (Mobility::Floating, Some(_)) if accessible.anywhere => (String::new(), String::new()),
             (Mobility::Floating, _) => (String::new(), node),
         };
-        let mut attributes: HashMap<String, String> = settings.into_iter().collect();
+        let mut attributes = settings.clone();
         for (key, value) in [
-            (facts::NAME, name),
+            (facts::NAME, *name),
             (facts::PARAMETERS, &parameters.fingerprint()),
-            (facts::SOURCE, &source_text),
+            (facts::SOURCE, source),
             (facts::MOBILITY, parameters.mobility.as_str()),
-            (facts::PINNED, if parameters.mobility == Mobility::Pinned { required.as_str() } else { "" }),
+            (facts::PINNED, if parameters.mobility == Mobility::Pinned { node.as_str() } else { "" }),
             (facts::CLAIM, &parameters.claim),
         ] {
             if !value.is_empty() {
                 attributes.insert(key.to_owned(), value.to_owned());
             }
         }
-        let made = match &found {
+        let made = match found {
             Some(found) => {
                 let request = hub::ForkVolumeRequest {
-                    unique_name,
+                    unique_name: unique_name.clone(),
                     source_volume_id: found.volume_id.clone(),
                     quota_bytes: Some(quota),
-                    node: required,
-                    node_hint: hint,
+                    node,
+                    node_hint,
                     attributes,
                     ..Default::default()
                 };
@@ -130,11 +194,11 @@ impl CsiController {
             }
             None => {
                 let request = hub::CreateVolumeRequest {
-                    unique_name,
+                    unique_name: unique_name.clone(),
                     template: parameters.template.as_ref().map_or_else(String::new, ToString::to_string),
                     quota_bytes: Some(quota),
-                    node: required,
-                    node_hint: hint,
+                    node,
+                    node_hint,
                     domain: parameters.domain.clone(),
                     attributes,
                     ..Default::default()
@@ -143,8 +207,7 @@ impl CsiController {
             }
         };
         tracing::info!(volume = %made.volume_id, node = %made.node, bytes = made.quota_bytes, "created");
-        // Somebody else's request of this name may have been first.
-        self.same(name, &made, size, &parameters, &source_text)
+        Ok(made)
     }
 
     /// Returns the living volume of this name.
@@ -162,25 +225,18 @@ impl CsiController {
     }
 
     /// Answers a volume that is there already, if it is what was asked for.
-    fn same(
-        &self,
-        name: &str,
-        made: &hub::Volume,
-        size: Size,
-        parameters: &Parameters,
-        source: &str,
-    ) -> Result<csi::Volume, Error> {
+    fn same(&self, wanted: &Wanted<'_>, made: &hub::Volume) -> Result<csi::Volume, Error> {
         let differs = |what: &'static str| {
-            let name = name.to_owned();
+            let name = wanted.name.to_owned();
             Err(Error::Different { name, id: made.volume_id.clone(), what })
         };
-        if !size.holds(made.quota_bytes) {
+        if !wanted.size.holds(made.quota_bytes) {
             return differs("capacity");
         }
-        if facts::attribute(made, facts::SOURCE) != source {
+        if facts::attribute(made, facts::SOURCE) != wanted.source {
             return differs("content source");
         }
-        if facts::attribute(made, facts::PARAMETERS) != parameters.fingerprint() {
+        if facts::attribute(made, facts::PARAMETERS) != wanted.parameters.fingerprint() {
             return differs("set of parameters");
         }
         Ok(facts::volume(&self.driver, made))
@@ -225,7 +281,6 @@ impl CsiController {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use types::{Classify as _, Kind};
 
     fn size(required_bytes: i64, limit_bytes: i64) -> Result<Size, Kind> {
         Size::parse(Some(csi::CapacityRange { required_bytes, limit_bytes })).map_err(|error| error.kind())

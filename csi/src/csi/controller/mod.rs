@@ -1,5 +1,5 @@
 //! The Controller service over the hub: it decides what a request means and asks; what must survive is in the records.
-//! It keeps nothing, so several of it may run, and any of them may end at any time.
+//! It keeps nothing but what the nodes told a moment ago, so several of it may run, and any of them may end at any time.
 
 mod capacity;
 mod create;
@@ -9,6 +9,7 @@ mod modify;
 mod publish;
 mod snapshots;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args;
@@ -26,6 +27,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use types::VolumeId;
 
+use self::capacity::Told;
 use super::error::Error;
 use super::identity::{Plugin, Readiness};
 use super::serve::Socket;
@@ -70,7 +72,12 @@ pub async fn run(config: ControllerConfig, stop: CancellationToken) -> Result<()
     })?;
     let hub = proto::client::hub(channel);
     let identity = Plugin::new(config.csi_driver.clone(), Readiness::Controller(hub.clone()));
-    let controller = CsiController { hub, driver: config.csi_driver, max_volumes: config.csi_max_volumes };
+    let controller = CsiController {
+        hub,
+        driver: config.csi_driver,
+        max_volumes: config.csi_max_volumes,
+        rooms: Arc::default(),
+    };
     let routes = Routes::new(csi::identity_server::IdentityServer::new(identity))
         .add_service(csi::controller_server::ControllerServer::new(controller.clone()))
         .add_service(csi::group_controller_server::GroupControllerServer::new(controller));
@@ -97,6 +104,8 @@ pub struct CsiController {
     hub: HubClient<Channel>,
     driver: String,
     max_volumes: u32,
+    /// The rooms that the nodes told last.
+    rooms: Arc<Mutex<Option<Told>>>,
 }
 
 impl CsiController {
