@@ -16,7 +16,7 @@ use crate::codec;
 use crate::entry::{Entry, Tips, tips};
 use crate::error::Error;
 use crate::keys;
-use crate::objects::{Key, list_all};
+use crate::objects::{Etag, Key, list_all};
 use crate::page::OlderPage;
 use crate::store::{Store, Stored};
 use crate::thin;
@@ -315,6 +315,14 @@ pub async fn read(store: &Store, id: &VolumeId) -> Result<Option<Stored<Record>>
         stored.value.check(&key)?;
     }
     Ok(stored)
+}
+
+/// Takes a record from whoever has just read or written it, with its etag.
+pub fn told(id: &VolumeId, bytes: &[u8], etag: &str) -> Result<Stored<Record>, Error> {
+    let key = keys::volume(id);
+    let value: Record = codec::decode_bytes(&key, bytes)?;
+    value.check(&key)?;
+    Ok(Stored { value, etag: Etag::new(etag), modified: types::Timestamp::default() })
 }
 
 /// Reads the record of a volume that must be there.

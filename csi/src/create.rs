@@ -47,6 +47,21 @@ pub(crate) struct Source {
     entry: EntryId,
 }
 
+/// A volume that is here now.
+#[derive(Debug)]
+pub(crate) struct Created {
+    /// By this call, or before it.
+    pub(crate) change: Change<Arc<Volume>>,
+    /// Its record as this call wrote it.
+    pub(crate) record: Option<Stored<Record>>,
+}
+
+impl Created {
+    pub(crate) fn before(volume: Arc<Volume>) -> Self {
+        Self { change: Change::Already(volume), record: None }
+    }
+}
+
 /// A new tree with its version, in its place, not yet in the record.
 struct Built {
     base: Base,
@@ -72,6 +87,14 @@ impl Node {
     /// # Errors
     /// The id is taken, the origin is not there, or pool or store failed.
     pub async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<Change<Arc<Volume>>, Error> {
+        Ok(Box::pin(self.create_told(request)).await?.change)
+    }
+
+    /// The same, with the record of what was made.
+    ///
+    /// # Errors
+    /// Those of [`Self::create`].
+    pub(crate) async fn create_told(self: &Arc<Self>, request: CreateRequest) -> Result<Created, Error> {
         let guard = self.locks().try_acquire(&request.id, "create")?;
         let node = Arc::clone(self);
         self.detached("create", async move {
@@ -81,17 +104,17 @@ impl Node {
         .await
     }
 
-    async fn create_locked(self: &Arc<Self>, request: CreateRequest) -> Result<Change<Arc<Volume>>, Error> {
+    async fn create_locked(self: &Arc<Self>, request: CreateRequest) -> Result<Created, Error> {
         let session = self.session()?;
         if let Some(volume) = self.volumes().find(&request.id)
             && matches!(volume.facts().standing, Standing::Owned { .. })
         {
-            return self.created_before(&request, volume).await;
+            return Ok(Created::before(self.created_before(&request, volume).await?));
         }
         let operation = session.begin()?;
         if let Some((_, version)) = &request.origin
             && let Some(loan) = self.shelf().lend(version)
-            && let Some(forked) = self.fork_here(&session, &operation, &request, loan).await?
+            && let Some(forked) = Box::pin(self.fork_here(&session, &operation, &request, loan)).await?
         {
             return Ok(forked);
         }
@@ -121,7 +144,7 @@ impl Node {
             // Made by an attempt whose answer was lost; the copy went with a crash or is on its way here.
             self.unstage(&staged.name).await;
             self.drop_group(group).await;
-            return Ok(Change::Already(self.acquire_locked(&request.id, false).await?));
+            return Ok(Created::before(self.acquire_locked(&request.id, false).await?));
         }
         let mut about = About {
             birth: record.value.birth,
@@ -141,7 +164,8 @@ impl Node {
                 return Err(error);
             }
         };
-        Ok(Change::Made(self.born(&session, &claim, &record.value, about, base)))
+        let change = Change::Made(self.born(&session, &claim, &record.value, about, base));
+        Ok(Created { change, record: Some(record) })
     }
 
     /// Notes a volume that was made and is this session's.
@@ -171,7 +195,7 @@ impl Node {
         &self,
         request: &CreateRequest,
         volume: Arc<Volume>,
-    ) -> Result<Change<Arc<Volume>>, Error> {
+    ) -> Result<Arc<Volume>, Error> {
         let record = cas::record::get(self.store(), &request.id).await?.value;
         let exists = |why: &str| Error::Exists { volume: request.id.clone(), why: why.to_owned() };
         if record.request != request.request {
@@ -184,7 +208,7 @@ impl Node {
         if origin(&record) != request.origin {
             return Err(exists("it has another origin"));
         }
-        Ok(Change::Already(volume))
+        Ok(volume)
     }
 
     pub(crate) async fn source(&self, request: &CreateRequest) -> Result<Option<Source>, Error> {

@@ -14,7 +14,7 @@ use types::{Birth, Change, VolumeId};
 
 use crate::about::{About, make_link};
 use crate::clone::{Roots, clone};
-use crate::create::CreateRequest;
+use crate::create::{CreateRequest, Created};
 use crate::deaths::{Point, pass};
 use crate::error::Error;
 use crate::layout::{BASE, DATA, Place, SNAP, VOLUMES};
@@ -23,7 +23,7 @@ use crate::node::Node;
 use crate::pool::remove_tree;
 use crate::quota_class::QuotaClass;
 use crate::shelf::Loan;
-use crate::volume::{Base, Volume};
+use crate::volume::Base;
 
 /// A copy in its place, committed, of which no record knows yet.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Node {
         operation: &Operation,
         request: &CreateRequest,
         loan: Loan,
-    ) -> Result<Option<Change<Arc<Volume>>>, Error> {
+    ) -> Result<Option<Created>, Error> {
         if self.volumes().find(&request.id).is_some() {
             return Ok(None);
         }
@@ -60,7 +60,8 @@ impl Node {
             let confirmed = self.confirm_record(operation, record, Some(&source)).await?;
             Ok(Some((confirmed, source)))
         };
-        let (confirmed, planted) = tokio::join!(confirmed, self.plant(request, birth, &place));
+        // The copy first: it takes longest.
+        let (planted, confirmed) = tokio::join!(self.plant(request, birth, &place), confirmed);
         let planted = match planted {
             Ok(Some(planted)) => planted,
             nothing => {
@@ -74,7 +75,7 @@ impl Node {
             Ok(None) => {
                 // Made by an attempt whose answer was lost, and whose copy is gone.
                 self.uproot(&request.id, group).await;
-                return Ok(Some(Change::Already(self.acquire_locked(&request.id, false).await?)));
+                return Ok(Some(Created::before(self.acquire_locked(&request.id, false).await?)));
             }
             Err(error) => {
                 self.abandon(&request.id, group, &error).await;
@@ -105,7 +106,8 @@ impl Node {
         // It is made by now, and the copy stays.
         noted?;
         let base = Base { place, tree: source.tree.clone(), uuid: planted.base, roots: planted.roots };
-        Ok(Some(Change::Made(self.born(session, &claim, &record.value, about, base))))
+        let change = Change::Made(self.born(session, &claim, &record.value, about, base));
+        Ok(Some(Created { change, record: Some(record) }))
     }
 
     async fn plant(

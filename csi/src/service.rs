@@ -73,9 +73,10 @@ impl node_server::Node for NodeService {
             domain: optional::<Domain>("domain", &message.domain)?,
             attributes: message.attributes.into_iter().collect(),
         };
-        Ok(Response::new(match self.0.create(request).await? {
-            Change::Made(volume) => self.0.describe_born(&volume),
-            Change::Already(volume) => self.0.describe(&volume).await?,
+        let created = Box::pin(self.0.create_told(request)).await?;
+        Ok(Response::new(match (created.change, created.record) {
+            (Change::Made(volume), Some(record)) => self.0.describe_born(&volume, &record)?,
+            (Change::Made(volume) | Change::Already(volume), _) => self.0.describe(&volume).await?,
         }))
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use btrfs::Dir;
+use cas::{Record, Stored};
 use proto::convert::timestamp;
 use proto::node::{self, Capacity, Check, Health, NodeStatus};
 use types::{MemberName, VolumeId};
@@ -57,9 +58,20 @@ impl Node {
         Ok(described)
     }
 
-    /// Describes a volume that was made this moment: nothing in it counts yet, nobody wrote to it or has it mounted.
-    pub(crate) fn describe_born(&self, volume: &Volume) -> node::Volume {
-        self.tell(&volume.id, volume.facts(), Look { used: 0, dirty: false }, false)
+    /// Describes a volume that was made this moment, with its record: nothing in it counts yet, nobody wrote to it or has
+    /// it mounted.
+    ///
+    /// # Errors
+    /// The record cannot be encoded.
+    pub(crate) fn describe_born(
+        &self,
+        volume: &Volume,
+        record: &Stored<Record>,
+    ) -> Result<node::Volume, Error> {
+        let told = self.tell(&volume.id, volume.facts(), Look { used: 0, dirty: false }, false);
+        let bytes = cas::encode(&cas::keys::volume(&volume.id), &record.value)?.to_vec();
+        let record = node::StoredRecord { bytes, etag: record.etag.as_str().to_owned() };
+        Ok(node::Volume { record: Some(record), ..told })
     }
 
     fn tell(&self, id: &VolumeId, facts: Facts, look: Look, mounted: bool) -> node::Volume {
@@ -111,6 +123,7 @@ impl Node {
             last_sync: facts.last_sync.map(timestamp),
             origin,
             owned,
+            record: None,
             path: if relative { String::new() } else { path.display().to_string() },
         }
     }

@@ -55,13 +55,27 @@ impl Catalog {
     pub async fn read(&self, volume: &VolumeId) -> Result<Option<Record>, Error> {
         match cas::record::read(&self.store, volume).await? {
             Some(stored) => {
-                self.state.put_records(vec![kept(&stored)]).await?;
+                self.state.keep(kept(&stored)).await?;
                 Ok(Some(stored.value))
             }
             None => {
                 self.state.forget(volume.clone()).await?;
                 Ok(None)
             }
+        }
+    }
+
+    /// Takes a living record from the node that has just written it.
+    ///
+    /// # Errors
+    /// It is no record of this volume that lives.
+    pub async fn told(&self, volume: &VolumeId, told: &proto::node::StoredRecord) -> Result<Record, Error> {
+        let stored = cas::record::told(volume, &told.bytes, &told.etag)?;
+        self.state.keep(kept(&stored)).await?;
+        if stored.value.state == Life::Live {
+            Ok(stored.value)
+        } else {
+            Err(Error::NotMadeYet { volume: volume.clone() })
         }
     }
 

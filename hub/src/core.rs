@@ -270,7 +270,10 @@ impl Hub {
         volume: &VolumeId,
         told: wire::Volume,
     ) -> Result<proto::hub::Volume, Error> {
-        let record = self.catalog.living(volume).await?;
+        let record = match &told.record {
+            Some(record) => self.catalog.told(volume, record).await?,
+            None => self.catalog.living(volume).await?,
+        };
         let seen = if told.owned && told.epoch == record.epoch.0 {
             OwnerSeen { volume: Some(told), ..self.owner_seen(volume, record.owner) }
         } else {

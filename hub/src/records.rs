@@ -74,36 +74,13 @@ pub struct Range {
 impl State {
     /// Keeps records as they were read. A newer reading of the same record stays.
     pub async fn put_records(&self, records: Vec<KeptRecord>) -> Result<(), Error> {
-        self.run(move |db| {
-            let transaction = db.transaction()?;
-            {
-                let mut put = transaction.prepare_cached(
-                    "INSERT INTO records (volume, birth, rev, etag, owner, name, kind, origin, living, listed)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-                     ON CONFLICT (volume) DO UPDATE SET
-                         birth = excluded.birth, rev = excluded.rev, etag = excluded.etag, owner = excluded.owner,
-                         name = excluded.name, kind = excluded.kind, origin = excluded.origin,
-                         living = excluded.living, listed = excluded.listed
-                     WHERE excluded.birth <> records.birth OR excluded.rev > records.rev",
-                )?;
-                for record in records {
-                    put.execute(params![
-                        record.volume.as_str(),
-                        record.birth.to_string(),
-                        i64::try_from(record.rev.0).unwrap_or(i64::MAX),
-                        record.etag,
-                        record.owner.map(|owner| owner.to_string()),
-                        record.name,
-                        record.kind,
-                        record.origin,
-                        record.living,
-                        record.listed,
-                    ])?;
-                }
-            }
-            transaction.commit()
-        })
-        .await
+        self.run(move |db| put(db, records)).await
+    }
+
+    /// Keeps a record as it was read, and waits for nothing: what is asked of the state from now on finds it. Where it
+    /// cannot be kept it is read again by the next list.
+    pub async fn keep(&self, record: KeptRecord) -> Result<(), Error> {
+        self.later(move |db| put(db, vec![record])).await
     }
 
     /// Returns the id and etag of every record that is kept.
@@ -201,10 +178,40 @@ impl State {
         .await
     }
 
-    /// Forgets a record that the store does not have.
+    /// Forgets a record that the store does not have, and waits for nothing.
     pub async fn forget(&self, volume: VolumeId) -> Result<(), Error> {
-        self.run(move |db| forget(db, volume.as_str(), None)).await
+        self.later(move |db| forget(db, volume.as_str(), None)).await
     }
+}
+
+fn put(db: &mut Connection, records: Vec<KeptRecord>) -> rusqlite::Result<()> {
+    let transaction = db.transaction()?;
+    {
+        let mut put = transaction.prepare_cached(
+            "INSERT INTO records (volume, birth, rev, etag, owner, name, kind, origin, living, listed)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (volume) DO UPDATE SET
+                 birth = excluded.birth, rev = excluded.rev, etag = excluded.etag, owner = excluded.owner,
+                 name = excluded.name, kind = excluded.kind, origin = excluded.origin,
+                 living = excluded.living, listed = excluded.listed
+             WHERE excluded.birth <> records.birth OR excluded.rev > records.rev",
+        )?;
+        for record in records {
+            put.execute(params![
+                record.volume.as_str(),
+                record.birth.to_string(),
+                i64::try_from(record.rev.0).unwrap_or(i64::MAX),
+                record.etag,
+                record.owner.map(|owner| owner.to_string()),
+                record.name,
+                record.kind,
+                record.origin,
+                record.living,
+                record.listed,
+            ])?;
+        }
+    }
+    transaction.commit()
 }
 
 fn forget(db: &Connection, volume: &str, etag: Option<&str>) -> rusqlite::Result<()> {

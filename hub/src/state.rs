@@ -120,6 +120,19 @@ impl State {
         answered.await.map_err(|_| Error::ShuttingDown)?.map_err(Error::State)
     }
 
+    /// Has a job done in its turn, and does not wait for it.
+    pub(crate) async fn later(
+        &self,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), Error> {
+        let job: Job = Box::new(move |connection| {
+            if let Err(error) = job(connection) {
+                tracing::warn!(%error, "the state file does not keep what was read");
+            }
+        });
+        self.jobs.send(job).await.map_err(|_| Error::ShuttingDown)
+    }
+
     /// Remembers a node as it introduced itself, in place of what was known under its name.
     pub async fn put_node(&self, node: KnownNode) -> Result<(), Error> {
         self.run(move |db| {

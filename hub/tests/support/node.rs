@@ -417,7 +417,7 @@ impl Node for Inner {
             None => self.upload(&operation, &domain, "").await?,
         };
         let made = lifecycle::finish_create(&operation, &Claim::of(&begun), Some(heads), "created").await;
-        let record = made.map_err(status)?.into_inner().value;
+        let cas::Stored { value: record, etag, .. } = made.map_err(status)?.into_inner();
         let (live, head) = self.fetch(&record).await?;
         let copy = Copy {
             claim: Some(Claim::of(&record)),
@@ -428,7 +428,9 @@ impl Node for Inner {
             mounted: false,
         };
         self.put(&id, copy.clone());
-        self.answer("create", describe(&id, &copy))
+        let bytes = cas::encode(&cas::keys::volume(&id), &record).map_err(status)?.to_vec();
+        let written = StoredRecord { bytes, etag: etag.as_str().to_owned() };
+        self.answer("create", Volume { record: Some(written), ..describe(&id, &copy) })
     }
 
     async fn acquire_volume(
