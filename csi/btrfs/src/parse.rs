@@ -16,6 +16,17 @@ impl<'a> Item<'a> {
         inode(&mut fields)
     }
 
+    /// Parses of an `INODE_ITEM` only the transaction it was last changed in, and its mode: most that a search of what is
+    /// new brings along are not.
+    pub fn inode_changed(&self) -> Result<(u64, u32)> {
+        let mut fields = self.fields("an inode item");
+        let _generation = fields.u64()?;
+        let transid = fields.u64()?;
+        // size, nbytes, block_group, nlink, uid, gid
+        fields.bytes(3 * 8 + 3 * 4)?;
+        Ok((transid, fields.u32()?))
+    }
+
     /// Parses an `INODE_REF`: every name the inode has in one directory.
     pub fn inode_refs(&self) -> Result<Vec<InodeRef<'a>>> {
         let mut fields = self.fields("an inode ref");
@@ -293,6 +304,9 @@ mod tests {
     fn what_is_cut_short_is_an_error_that_names_the_item() {
         let whole = [7; 160];
         assert_eq!(item(&whole).inode().unwrap().uid, 0x0707_0707);
+        let numbered: Vec<u8> = (0..160).collect();
+        let inode = item(&numbered).inode().unwrap();
+        assert_eq!(item(&numbered).inode_changed().unwrap(), (inode.transid, inode.mode));
         let error = item(&whole[..159]).inode().unwrap_err();
         assert!(error.is(Errno::EUCLEAN));
         assert_eq!(
@@ -341,7 +355,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(data in prop::collection::vec(any::<u8>(), 0..600)) {
             let item = item(&data);
-            drop((item.inode(), item.inode_refs(), item.inode_extrefs(), item.dir_entries(), item.extent()));
+            drop((item.inode(), item.inode_changed(), item.inode_refs(), item.inode_extrefs(), item.dir_entries(), item.extent()));
             drop((item.root(), item.root_ref(), item.quota_status(), item.group_usage(), item.group_limit()));
         }
     }

@@ -7,6 +7,7 @@
 //! - The tree of a live subvolume is behind its page cache and delayed inode updates. A read-only snapshot's is not.
 //! - It is read in batches of one consistent leaf each; between batches a live tree moves, a snapshot's does not.
 
+use std::cell::Cell;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd as _;
 
@@ -22,6 +23,12 @@ use crate::{Dir, Error, Result, sys};
 /// Bytes of the kernel's answer at a time. An item is at most a tree block, 64 KiB; the kernel touches all of it at each
 /// call, so more makes the search of a small difference slower.
 const BUFFER_BYTES: usize = 128 * 1024;
+
+thread_local! {
+    /// The buffer of the last search that ended: a new one's memory would be cleared by the kernel page by page, which takes
+    /// longer than most searches.
+    static SPARE: Cell<Vec<u64>> = const { Cell::new(Vec::new()) };
+}
 
 /// Trees by id. A subvolume's is its own id; [`tree::OF_DIRECTORY`] is that of the directory searched on.
 pub mod tree {
@@ -101,6 +108,7 @@ pub struct Search<'dir> {
     from: Option<Key>,
     to: Key,
     newer_than: u64,
+    batch: u32,
     buffer: Vec<u64>,
     /// Items left in the buffer, and where the next begins.
     left: u32,
@@ -117,6 +125,7 @@ impl<'dir> Search<'dir> {
             from: (from <= to).then_some(from),
             to,
             newer_than: 0,
+            batch: u32::MAX,
             buffer: Vec::new(),
             left: 0,
             at: 0,
@@ -129,6 +138,13 @@ impl<'dir> Search<'dir> {
     #[must_use]
     pub fn newer_than(mut self, transid: u64) -> Self {
         self.newer_than = transid;
+        self
+    }
+
+    /// Asks for so many items at a time, where more would only be thrown away.
+    #[must_use]
+    pub fn in_batches_of(mut self, items: u32) -> Self {
+        self.batch = items.max(1);
         self
     }
 
@@ -172,6 +188,9 @@ impl<'dir> Search<'dir> {
     fn fill(&mut self) -> Result<bool> {
         let Some(from) = self.from else { return Ok(false) };
         if self.buffer.is_empty() {
+            self.buffer = SPARE.take();
+        }
+        if self.buffer.is_empty() {
             self.buffer = vec![0; BUFFER_BYTES / size_of::<u64>()];
         }
         let mut key = SearchKey {
@@ -188,7 +207,7 @@ impl<'dir> Search<'dir> {
             max_transid: u64::MAX,
             min_type: u32::from(from.kind),
             max_type: u32::from(self.to.kind),
-            nr_items: u32::MAX,
+            nr_items: self.batch,
             unused: [0; 9],
         };
         if self.newer_than == 0 {
@@ -201,6 +220,15 @@ impl<'dir> Search<'dir> {
             self.from = None;
         }
         Ok(self.left > 0)
+    }
+}
+
+impl Drop for Search<'_> {
+    fn drop(&mut self) {
+        if !self.buffer.is_empty() {
+            // Where the thread is ending there is no next search.
+            let _ended = SPARE.try_with(|spare| spare.set(std::mem::take(&mut self.buffer)));
+        }
     }
 }
 

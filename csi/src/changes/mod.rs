@@ -27,6 +27,7 @@ mod error;
 mod extents;
 mod lineage;
 mod pair;
+mod runs;
 mod side;
 
 pub use error::Error;

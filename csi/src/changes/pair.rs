@@ -19,6 +19,9 @@ const RANGES_FROM_BYTES: u64 = 256 << 10;
 /// Bytes of small files that are handed on from the tree; the rest is read by whoever wants it.
 const INLINE_BYTES: usize = 64 << 20;
 
+/// Inodes that are looked up in the base at once.
+const AT_ONCE: usize = 1024;
+
 /// Two trees, the old and the new, and the last transaction that they share.
 #[derive(Debug)]
 pub(super) struct Pair<'d> {
@@ -31,6 +34,24 @@ impl<'d> Pair<'d> {
     pub(super) fn of(base: &'d Dir, old: u64, snapshot: &'d Dir, new: u64, since: u64) -> Self {
         let side = |dir, tree| Side::new(dir, tree, VolumePath::ROOT);
         Self { old: side(base, old), new: side(snapshot, new), since }
+    }
+}
+
+impl Pair<'_> {
+    fn is_new(&self, node: &Node) -> bool {
+        node.inode.generation > self.since
+    }
+
+    /// Tells if a file was rewritten and is read whole.
+    fn is_read(&self, node: &Node) -> bool {
+        is_file(&node.inode)
+            && node.inode.size < RANGES_FROM_BYTES
+            && node.extents.iter().any(|extent| extent.is_younger(self.since))
+    }
+
+    /// Tells if it takes the old state to say what changed: most files are new, or small and rewritten.
+    fn needs_before(&self, node: &Node) -> bool {
+        !is_directory(node.inode.mode) && !self.is_new(node) && !self.is_read(node)
     }
 }
 
@@ -68,14 +89,16 @@ pub(super) fn compare(pair: &Pair<'_>) -> Result<Differences, Error> {
     let Dirty { nodes, renamed } = dirty::find(&pair.new, pair.since)?;
     let mut comparison =
         Comparison { pair, found: Differences::default(), moved: Vec::new(), inline_left: INLINE_BYTES };
-    for (number, node) in &nodes {
-        let is_new = node.inode.generation > pair.since;
-        // Not needed where the node itself says enough: most files are new, or small and rewritten.
-        let before = || if is_new { Ok(None) } else { pair.old.node(*number) };
-        if is_directory(&node.inode) {
-            comparison.directory(*number, node, is_new, renamed.contains(number))?;
-        } else {
-            comparison.other(*number, node, is_new, before)?;
+    let all: Vec<(u64, &Node)> = nodes.iter().map(|(number, node)| (*number, node)).collect();
+    for some in all.chunks(AT_ONCE) {
+        let compared = some.iter().filter(|(_, node)| pair.needs_before(node)).map(|(number, _)| *number);
+        let mut before = pair.old.nodes(&compared.collect::<Vec<_>>())?;
+        for (number, node) in some {
+            if is_directory(node.inode.mode) {
+                comparison.directory(*number, node, pair.is_new(node), renamed.contains(number))?;
+            } else {
+                comparison.other(*number, node, before.remove(number))?;
+            }
         }
     }
     if !comparison.moved.is_empty() {
@@ -119,14 +142,8 @@ impl Comparison<'_, '_> {
         Ok(())
     }
 
-    fn other(
-        &mut self,
-        number: u64,
-        node: &Node,
-        is_new: bool,
-        before: impl FnOnce() -> Result<Option<Node>, Error>,
-    ) -> Result<(), Error> {
-        let change = self.judge(node, is_new, before)?;
+    fn other(&mut self, number: u64, node: &Node, before: Option<Node>) -> Result<(), Error> {
+        let change = self.judge(node, before)?;
         let mut paths = self.pair.new.paths(node)?;
         if paths.len() > 1 {
             self.found.links.insert(number, paths.clone());
@@ -137,22 +154,16 @@ impl Comparison<'_, '_> {
         Ok(())
     }
 
-    fn judge(
-        &mut self,
-        node: &Node,
-        is_new: bool,
-        before: impl FnOnce() -> Result<Option<Node>, Error>,
-    ) -> Result<ChildChange, Error> {
-        if is_new {
+    fn judge(&mut self, node: &Node, before: Option<Node>) -> Result<ChildChange, Error> {
+        if self.pair.is_new(node) {
             return Ok(ChildChange::New);
+        }
+        if self.pair.is_read(node) {
+            return Ok(self.content(node, None));
         }
         let size = node.inode.size;
         let is_file = is_file(&node.inode);
-        let rewritten = node.extents.iter().any(|extent| extent.is_younger(self.pair.since));
-        if is_file && rewritten && size < RANGES_FROM_BYTES {
-            return Ok(self.content(node, None));
-        }
-        let Some(before) = before()? else { return Ok(ChildChange::New) };
+        let Some(before) = before else { return Ok(ChildChange::New) };
         if before.inode.generation != node.inode.generation {
             return Ok(ChildChange::New);
         }
@@ -296,7 +307,7 @@ fn linked(side: &Side<'_>) -> Result<BTreeMap<u64, Node>, Error> {
         match item.key.kind {
             kind::INODE_ITEM => {
                 let inode = item.inode()?;
-                if inode.nlink > 1 && !is_directory(&inode) {
+                if inode.nlink > 1 && !is_directory(inode.mode) {
                     linked.insert(item.key.objectid, Node::new(inode));
                 }
             }

@@ -1,17 +1,20 @@
 //! One of the two trees: its inodes by number, and the paths of its directories.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt as _;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use btrfs::Dir;
 use btrfs::search::{Inode, Item, Key, Search, kind, tree};
 use btrfs::subvolume::ROOT_INODE;
-use btrfs::{Dir, subvolume};
 use types::VolumePath;
 
 use super::error::Error;
 use super::extents::Stored;
+use super::runs;
+
+/// Directories above one: more names would not fit in a path.
+const DEPTH_MAX: usize = 4096 / 2;
 
 /// A name of an inode: the directory that holds it, and the name there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,11 +69,33 @@ pub(super) struct Side<'d> {
     /// Where the tree's root stands in the volume.
     pub(super) at: VolumePath,
     paths: RefCell<HashMap<u64, Rc<VolumePath>>>,
+    /// Where directories stand whose items were met on the way.
+    stands: RefCell<HashMap<u64, Name>>,
 }
 
 impl<'d> Side<'d> {
     pub(super) fn new(dir: &'d Dir, tree: u64, at: VolumePath) -> Self {
-        Self { dir, tree, at, paths: RefCell::default() }
+        Self { dir, tree, at, paths: RefCell::default(), stands: RefCell::default() }
+    }
+
+    /// Remembers where directories stand.
+    pub(super) fn learn(&self, stands: HashMap<u64, Name>) {
+        self.stands.borrow_mut().extend(stands);
+    }
+
+    /// Reads inodes that are no directories, `numbers` in order and each once, with their names and extents.
+    pub(super) fn nodes(&self, numbers: &[u64]) -> Result<BTreeMap<u64, Node>, Error> {
+        let mut found: BTreeMap<u64, Node> = BTreeMap::new();
+        runs::visit(self.dir, self.tree, numbers, |item| {
+            let number = item.key.objectid;
+            if item.key.kind == kind::INODE_ITEM {
+                found.insert(number, Node::new(item.inode()?));
+            } else if let Some(node) = found.get_mut(&number) {
+                node.take(item)?;
+            }
+            Ok(true)
+        })?;
+        Ok(found)
     }
 
     /// Reads an inode with its names and, of a file, its extents.
@@ -106,21 +131,44 @@ impl<'d> Side<'d> {
         if let Some(path) = self.paths.borrow().get(&number) {
             return Ok(Rc::clone(path));
         }
-        let path = if number == ROOT_INODE {
-            self.at.clone()
-        } else {
-            let inside = subvolume::path_of(self.dir, self.tree, number)?
-                .ok_or(Error::FullScan { reason: "a directory has no path" })?;
-            let mut path = self.at.as_bytes().to_vec();
-            if !path.is_empty() {
-                path.push(b'/');
+        // Up to one whose path is known, and down again.
+        let mut above = vec![number];
+        let mut names = Vec::new();
+        let mut path = loop {
+            let last = *above.last().expect("one was put in before the loop");
+            if let Some(path) = self.paths.borrow().get(&last) {
+                above.pop();
+                break Rc::clone(path);
             }
-            path.extend_from_slice(inside.as_os_str().as_bytes());
-            VolumePath::parse(path).map_err(|_| TOO_LONG)?
+            if last == ROOT_INODE {
+                break Rc::new(self.at.clone());
+            }
+            if above.len() > DEPTH_MAX {
+                return Err(TOO_LONG);
+            }
+            let name = self.stands(last)?;
+            above.push(name.directory);
+            names.push(name.name);
         };
-        let path = Rc::new(path);
-        self.paths.borrow_mut().insert(number, Rc::clone(&path));
+        for number in above.into_iter().rev() {
+            if number != ROOT_INODE {
+                let name = names.pop().expect("a name was noted for each but the root");
+                path = Rc::new(path.join(&name).map_err(|_| TOO_LONG)?);
+            }
+            self.paths.borrow_mut().insert(number, Rc::clone(&path));
+        }
         Ok(path)
+    }
+
+    /// Where a directory stands.
+    fn stands(&self, number: u64) -> Result<Name, Error> {
+        if let Some(name) = self.stands.borrow_mut().remove(&number) {
+            return Ok(name);
+        }
+        let mut search = Search::new(self.dir, self.tree, Key::object_kind(number, kind::INODE_REF));
+        let item = search.next_item()?.ok_or(NO_PATH)?;
+        let one = item.inode_refs()?.into_iter().next().ok_or(NO_PATH)?;
+        Ok(Name { directory: one.dir_inode, name: one.name.to_vec() })
     }
 
     /// The path of a name from the volume's root.
@@ -167,6 +215,9 @@ impl<'d> Side<'d> {
     }
 }
 
+/// A directory has one name, always.
+const NO_PATH: Error = Error::FullScan { reason: "a directory has no path" };
+
 /// No call could open it either.
 const TOO_LONG: Error = Error::FullScan { reason: "a path is too long to be named" };
 
@@ -177,7 +228,7 @@ pub(super) fn is_file(inode: &Inode) -> bool {
     inode.mode & S_IFMT == 0o100_000
 }
 
-/// Tells if an inode is a directory.
-pub(super) fn is_directory(inode: &Inode) -> bool {
-    inode.mode & S_IFMT == 0o040_000
+/// Tells if a mode is that of a directory.
+pub(super) fn is_directory(mode: u32) -> bool {
+    mode & S_IFMT == 0o040_000
 }
