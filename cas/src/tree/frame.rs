@@ -116,7 +116,10 @@ pub(crate) struct Frame {
 }
 
 /// Compresses frames; keeps its context.
-pub(crate) struct Compressor(zstd::bulk::Compressor<'static>);
+pub(crate) struct Compressor {
+    context: zstd::bulk::Compressor<'static>,
+    level: i32,
+}
 
 impl std::fmt::Debug for Compressor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -126,17 +129,30 @@ impl std::fmt::Debug for Compressor {
 
 impl Compressor {
     pub(crate) fn new(level: i32) -> std::io::Result<Self> {
-        let mut compressor = zstd::bulk::Compressor::new(level)?;
+        let mut context = zstd::bulk::Compressor::new(level)?;
         // The header of our frame has the length and a better checksum.
-        compressor.include_checksum(false)?;
-        Ok(Self(compressor))
+        context.include_checksum(false)?;
+        Ok(Self { context, level })
     }
 
-    /// Makes a frame of `raw`; keeps the bytes as they are where compression saves less than 3 %.
+    /// Changes the level for the frames that follow.
+    pub(crate) fn set_level(&mut self, level: i32) -> std::io::Result<()> {
+        if level != self.level {
+            self.context.set_compression_level(level)?;
+            self.level = level;
+        }
+        Ok(())
+    }
+
+    /// Makes a frame of `raw`.
     pub(crate) fn frame(&mut self, kind: FrameKind, raw: &[u8]) -> std::io::Result<Frame> {
+        self.frame_of(kind, raw, Hash(*blake3::hash(raw).as_bytes()))
+    }
+
+    /// Makes a frame of bytes whose BLAKE3 is known; keeps them as they are where compression saves less than 3 %.
+    pub(crate) fn frame_of(&mut self, kind: FrameKind, raw: &[u8], hash: Hash) -> std::io::Result<Frame> {
         let raw_len = u32::try_from(raw.len()).map_err(|_| std::io::ErrorKind::FileTooLarge)?;
-        let hash = Hash(*blake3::hash(raw).as_bytes());
-        let compressed = self.0.compress(raw)?;
+        let compressed = self.context.compress(raw)?;
         let (codec, payload) = if compressed.len() + raw.len() / 32 < raw.len() {
             (Codec::Zstd, compressed)
         } else {

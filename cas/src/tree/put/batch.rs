@@ -10,6 +10,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use types::{ContentId, Hash};
 
+use super::level::Level;
 use super::packs::Packs;
 use crate::tree::dedup::{Known, Lookup, hook, is_hook};
 use crate::tree::error::TreeError;
@@ -180,7 +181,7 @@ pub(super) struct Shop {
     pub(super) known: Mutex<HashMap<[u8; 32], Placed>>,
     /// Contents that whoever remembers versions is told of.
     pub(super) hooks: Mutex<Vec<Hash>>,
-    pub(super) zstd_level: i32,
+    pub(super) level: Arc<Level>,
 }
 
 /// One worker: its buffers and contexts.
@@ -210,7 +211,7 @@ impl Shop {
 
 impl<'a> Worker<'a> {
     pub(super) fn new(shop: &'a Shop) -> Result<Self, TreeError> {
-        let compressor = Compressor::new(shop.zstd_level)
+        let compressor = Compressor::new(shop.level.now())
             .map_err(|source| TreeError::io("prepare to compress", b"", source))?;
         // One byte more than any piece, so that a file that grew is seen.
         Ok(Self { shop, compressor, scratch: vec![0; SLICE_BUFFER + 1], dir: None })
@@ -226,16 +227,19 @@ impl<'a> Worker<'a> {
             }
         }
         if !bundle.is_empty() {
-            let location = self.frame(&bundle)?;
+            let location = self.frame(&bundle, Hash(*blake3::hash(&bundle).as_bytes()))?;
             shared.0.set(Some(location));
         }
         Ok(())
     }
 
-    fn frame(&mut self, raw: &[u8]) -> Result<Location, TreeError> {
+    /// Stores bytes as a frame. `hash` is their BLAKE3: a file's is known.
+    fn frame(&mut self, raw: &[u8], hash: Hash) -> Result<Location, TreeError> {
+        let level = self.shop.level.now();
         let frame = self
             .compressor
-            .frame(FrameKind::Data, raw)
+            .set_level(level)
+            .and_then(|()| self.compressor.frame_of(FrameKind::Data, raw, hash))
             .map_err(|source| TreeError::io("compress", b"", source))?;
         self.shop.packs.place(&frame)
     }
@@ -284,7 +288,7 @@ impl<'a> Worker<'a> {
                 Some((slot, offset)) => DoneData::Slice(slot, offset),
                 None => {
                     let raw = std::mem::take(&mut self.scratch);
-                    let location = self.frame(&raw[..len]);
+                    let location = self.frame(&raw[..len], Hash(*content.as_bytes()));
                     self.scratch = raw;
                     own.0.set(Some(location?));
                     DoneData::Slice(Arc::clone(&own.0), 0)
@@ -395,7 +399,7 @@ impl<'a> Worker<'a> {
         }
         self.scratch = raw;
         if !new.is_empty() {
-            let location = self.frame(&new)?;
+            let location = self.frame(&new, Hash(*blake3::hash(&new).as_bytes()))?;
             own.0.set(Some(location));
         }
         Ok(())

@@ -108,7 +108,7 @@ impl<'a> Builder<'a> {
             cache,
             lookup: &shop.lookup,
             emptied,
-            frames: TreeFrames::new(&shop.packs, cache, shop.zstd_level)?,
+            frames: TreeFrames::new(&shop.packs, cache, &shop.level)?,
             stack: Vec::new(),
             large: None,
             known: HashMap::new(),

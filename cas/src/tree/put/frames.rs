@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::level::Level;
 use super::packs::Packs;
 use crate::tree::cache::Cache;
 use crate::tree::error::TreeError;
@@ -84,15 +85,16 @@ pub(super) struct TreeFrames<'a> {
     packs: &'a Packs,
     cache: &'a Cache,
     compressor: Compressor,
+    level: &'a Level,
     raw: Vec<u8>,
     closed: Vec<Location>,
 }
 
 impl<'a> TreeFrames<'a> {
-    pub(super) fn new(packs: &'a Packs, cache: &'a Cache, zstd_level: i32) -> Result<Self, TreeError> {
-        let compressor = Compressor::new(zstd_level)
+    pub(super) fn new(packs: &'a Packs, cache: &'a Cache, level: &'a Level) -> Result<Self, TreeError> {
+        let compressor = Compressor::new(level.now())
             .map_err(|source| TreeError::io("prepare to compress", b"", source))?;
-        Ok(Self { packs, cache, compressor, raw: Vec::new(), closed: Vec::new() })
+        Ok(Self { packs, cache, compressor, level, raw: Vec::new(), closed: Vec::new() })
     }
 
     /// Compresses one frame and places it.
@@ -100,8 +102,12 @@ impl<'a> TreeFrames<'a> {
         if raw.len() > FRAME_RAW_MAX as usize {
             return Err(TreeError::FrameTooLarge { bytes: raw.len(), limit: FRAME_RAW_MAX });
         }
-        let frame =
-            self.compressor.frame(kind, raw).map_err(|source| TreeError::io("compress", b"", source))?;
+        let level = self.level.now();
+        let frame = self
+            .compressor
+            .set_level(level)
+            .and_then(|()| self.compressor.frame(kind, raw))
+            .map_err(|source| TreeError::io("compress", b"", source))?;
         self.packs.place(&frame)
     }
 

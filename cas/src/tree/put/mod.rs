@@ -35,7 +35,7 @@ pub(in crate::tree) use self::batch::{is_zero, join};
 use self::build::{Builder, Made};
 use self::compact::Emptied;
 use self::increment::Increment;
-use self::level::Running;
+use self::level::Level;
 use self::line::Line;
 use self::links::Links;
 use self::packs::Packs;
@@ -61,7 +61,8 @@ const LINE_FOR_A_WORKER: usize = 8;
 /// How a tree is written.
 #[derive(Debug, Clone)]
 pub struct WriteOptions {
-    /// The zstd level of all frames; 1 at most while more puts run than there are processors.
+    /// The zstd level of frames; 2 at most while more puts run than there are processors, or the store waits for a whole
+    /// tree to be compressed.
     pub zstd_level: i32,
     /// A pack is closed when it has this many bytes.
     pub pack_bytes: usize,
@@ -163,7 +164,7 @@ impl Writer {
     /// written. The caller holds a session's operation from before this call until a record names the version.
     /// A directory that is written to meanwhile is an error: put a read-only snapshot.
     pub async fn put(&self, root: OwnedFd, parent: Option<Parent>) -> Result<Written, TreeError> {
-        let running = Running::start(self.options.zstd_level);
+        let level = Arc::new(Level::of(self.options.zstd_level, parent.is_none()));
         let (sender, mut packs) = mpsc::channel(1);
         let fetch = Fetch::new(Arc::clone(self.store.objects()), Arc::clone(&self.cache));
         let lookup = Lookup::new(self.dedup.clone(), fetch.clone(), self.domain.clone(), Handle::current());
@@ -177,10 +178,11 @@ impl Writer {
                 sender,
                 self.options.pack_bytes,
                 self.share(),
+                Arc::clone(&level),
             )),
             known: Mutex::default(),
             hooks: Mutex::default(),
-            zstd_level: running.level(),
+            level: Arc::clone(&level),
         };
         let base = parent.as_ref().map(|parent| parent.tree.clone());
         let job =
@@ -205,6 +207,7 @@ impl Writer {
                     }
                 }
                 Some((id, bytes)) = packs.recv(), if uploads.len() < self.options.uploads.max(1) => {
+                    level.sent();
                     let bytes: Bytes = bytes;
                     let id: Arc<PackId> = id;
                     uploads.push(async move {

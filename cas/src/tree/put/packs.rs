@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 use types::{Domain, PackId};
 
+use super::level::Level;
 use super::shared::{Departure, Share, Waiting};
 use crate::Session;
 use crate::tree::error::TreeError;
@@ -42,6 +43,7 @@ pub(super) struct Packs {
     runtime: Handle,
     uploads: Sender<(Arc<PackId>, Bytes)>,
     target: usize,
+    level: Arc<Level>,
 }
 
 impl Packs {
@@ -52,11 +54,12 @@ impl Packs {
         uploads: Sender<(Arc<PackId>, Bytes)>,
         target: usize,
         share: Option<Share>,
+        level: Arc<Level>,
     ) -> Self {
         // A frame on top of a full pack must still fit the hard limit.
         let target = target.clamp(1 << 16, PACK_MAX / 2);
         let inner = Inner { share, ..Inner::default() };
-        Self { inner: Mutex::new(inner), session, domain, runtime, uploads, target }
+        Self { inner: Mutex::new(inner), session, domain, runtime, uploads, target, level }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -105,9 +108,9 @@ impl Packs {
     }
 
     fn send(&self, open: Open) -> Result<(), TreeError> {
-        self.uploads
-            .blocking_send((open.id, open.builder.finish()))
-            .map_err(|_| TreeError::Stopped("an upload failed"))
+        let bytes = open.builder.finish();
+        self.level.full();
+        self.uploads.blocking_send((open.id, bytes)).map_err(|_| TreeError::Stopped("an upload failed"))
     }
 
     /// Closes the pack of data frames if the last tree frames lie in another, so that its length is known.
