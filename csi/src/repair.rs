@@ -11,6 +11,7 @@ use cas::timeline::{self, Point};
 use cas::{Cache, Reader, VersionRef, Writer};
 use types::{MemberName, VersionId, VolumeId};
 
+use crate::changes::told;
 use crate::error::Error;
 use crate::layout::Place;
 use crate::node::Node;
@@ -97,7 +98,7 @@ impl Node {
         let claim = volume.claim(session.id())?;
         let operation = session.begin()?;
         let path = place.clone();
-        let tree = self.pool().run(move |root| Ok(root.open_beneath(path.path())?)).await?;
+        let tree = self.pool().run(move |root| Ok(told(root.open_beneath(path.path())?)?)).await?;
         // Without a parent and without looking for what is stored already: everything is read and written once more.
         let writer = Writer::new(
             self.store().clone(),
@@ -106,7 +107,7 @@ impl Node {
             Arc::clone(self.cache()),
             Default::default(),
         );
-        let written = writer.put(tree.into(), None).await?;
+        let written = writer.put_told(tree, None).await?;
         drop(loan);
         repaired.bytes_uploaded += written.bytes_uploaded;
         if written.tree.version != version {

@@ -15,7 +15,7 @@ use cas::tree::{Parent, Written};
 use cas::{Claim, Known, Operation, Role, VersionRef};
 use types::{EntryId, Epoch, MemberName, VersionId, VolumeId};
 
-use crate::changes::changes;
+use crate::changes::{changes, told};
 use crate::error::Error;
 use crate::layout::Place;
 use crate::local::{self, Marks, Taken};
@@ -248,7 +248,7 @@ impl Node {
                     Some(place) => found(&id, changes(&root.open_beneath(place.path())?, &tree)),
                     None => None,
                 };
-                Ok((tree, changes))
+                Ok((told(tree)?, changes))
             })
             .await?;
         let parent = match (base, changes) {
@@ -258,7 +258,7 @@ impl Node {
         if parent.is_none() {
             self.learn_relatives(&facts.domain).await;
         }
-        let written = self.writer(operation, &facts.domain, shares).put(tree.into(), parent).await?;
+        let written = self.writer(operation, &facts.domain, shares).put_told(tree, parent).await?;
         self.tell_hooks(&facts.domain, &written);
         Ok(written)
     }

@@ -21,6 +21,7 @@ mod frame;
 mod fuzz;
 #[cfg(test)]
 mod hostile;
+mod inventory;
 mod living;
 mod location;
 mod manifest;
@@ -51,6 +52,7 @@ pub use error::TreeError;
 pub(crate) use evacuate::Evacuator;
 pub use flat::{Files, put_flat};
 pub use frame::{Codec, FrameHeader, FrameKind};
+pub use inventory::{Inventory, Name, Root, Told};
 pub(crate) use living::{Frames, Living, plain_bytes};
 pub use location::{Extent, Location, PackUse, VersionRef};
 pub use manifest::{Manifest, PackNeeded};

@@ -8,6 +8,9 @@ use std::ops::Range;
 use btrfs::search::{Compression, Extent, ExtentData};
 use bytes::Bytes;
 
+/// The smallest part of a file that can be a hole.
+const BLOCK: u64 = 4096;
+
 /// An extent as an item has it, kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stored {
@@ -29,7 +32,7 @@ enum What {
         shift: u64,
     },
     Inline {
-        plain: bool,
+        compression: Compression,
         bytes: Bytes,
     },
 }
@@ -44,10 +47,9 @@ impl Stored {
             ExtentData::Regular { disk_bytenr, offset, .. } => {
                 What::Disk { bytenr: disk_bytenr, shift: offset.wrapping_sub(at) }
             }
-            ExtentData::Inline { bytes } => What::Inline {
-                plain: extent.compression == Compression::None,
-                bytes: Bytes::copy_from_slice(bytes),
-            },
+            ExtentData::Inline { bytes } => {
+                What::Inline { compression: extent.compression, bytes: Bytes::copy_from_slice(bytes) }
+            }
             ExtentData::Preallocated { .. } => What::Reserved,
         };
         Self { at, length: extent.file_bytes(), generation: extent.generation, what }
@@ -74,13 +76,32 @@ impl Stored {
 
 /// Returns a small file's bytes where its only extent holds them as they are.
 pub(super) fn inline(extents: &[Stored], size: u64) -> Option<Bytes> {
+    let (compression, bytes) = only_inline(extents)?;
+    (compression == Compression::None && bytes.len() as u64 == size).then(|| bytes.clone())
+}
+
+/// Returns what a small file's only extent holds, and how.
+pub(super) fn only_inline(extents: &[Stored]) -> Option<(Compression, &Bytes)> {
     let [only] = extents else { return None };
     match &only.what {
-        What::Inline { plain: true, bytes } if only.at == 0 && bytes.len() as u64 == size => {
-            Some(bytes.clone())
-        }
+        What::Inline { compression, bytes } if only.at == 0 => Some((*compression, bytes)),
         What::Inline { .. } | What::Hole | What::Reserved | What::Disk { .. } => None,
     }
+}
+
+/// Tells if a file has a hole before its end, as `SEEK_HOLE` does.
+pub(super) fn has_hole(extents: &[Stored], size: u64) -> bool {
+    let mut cursor = Cursor { extents };
+    let mut position = 0;
+    while position < size {
+        match cursor.at(position) {
+            (Source::Zeros, _) => return true,
+            (Source::Disk { .. }, end) => position = end,
+            // Such an extent has no neighbour, and fills its block.
+            (Source::Inline { .. }, end) => position = end.next_multiple_of(BLOCK),
+        }
+    }
+    false
 }
 
 /// What a file has at one place.
@@ -88,7 +109,7 @@ pub(super) fn inline(extents: &[Stored], size: u64) -> Option<Bytes> {
 enum Source<'e> {
     Zeros,
     Disk { bytenr: u64, shift: u64, generation: u64 },
-    Inline { plain: bool, bytes: &'e [u8] },
+    Inline { compression: Compression, bytes: &'e [u8] },
 }
 
 /// Walks a list of extents with its gaps.
@@ -113,7 +134,7 @@ impl<'e> Cursor<'e> {
             What::Disk { bytenr, shift } => {
                 Source::Disk { bytenr: *bytenr, shift: *shift, generation: first.generation }
             }
-            What::Inline { plain, bytes } => Source::Inline { plain: *plain, bytes },
+            What::Inline { compression, bytes } => Source::Inline { compression: *compression, bytes },
         };
         (source, first.end())
     }
@@ -164,7 +185,7 @@ mod tests {
     }
 
     fn small(bytes: &'static [u8]) -> Stored {
-        let what = What::Inline { plain: true, bytes: Bytes::from_static(bytes) };
+        let what = What::Inline { compression: Compression::None, bytes: Bytes::from_static(bytes) };
         Stored { at: 0, length: bytes.len() as u64, generation: 8, what }
     }
 
@@ -198,6 +219,17 @@ mod tests {
         assert_eq!(differences((&old, 16 * K), (&[], 0)), vec![0..0]);
         assert_eq!(differences((&[], 0), (&old, 16 * K)), vec![0..16 * K]);
         assert_eq!(differences((&[small(b"abc")], 3), (&[small(b"abd")], 3)), vec![0..3]);
+    }
+
+    #[test]
+    fn a_hole_is_found_wherever_it_is() {
+        let full = [disk(0, K, 1 << 20, 0), disk(K, 3 * K, 2 << 20, 0)];
+        assert!(!has_hole(&full, 4 * K) && !has_hole(&full, 4 * K - 7) && !has_hole(&[], 0));
+        assert!(has_hole(&full, 4 * K + 1), "at the end");
+        assert!(has_hole(&full[1..], 4 * K), "at the beginning");
+        assert!(has_hole(&[full[0].clone(), hole(K, K), disk(2 * K, K, 2 << 20, 0)], 3 * K), "written down");
+        assert!(!has_hole(&[small(b"abc")], 3) && !has_hole(&[small(b"abc")], K));
+        assert!(has_hole(&[small(b"abc")], K + 1));
     }
 
     #[test]

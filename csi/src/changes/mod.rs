@@ -20,17 +20,20 @@
 
 use btrfs::{Dir, subvolume};
 use cas::Changes;
+use cas::tree::Root;
 
 mod build;
 mod dirty;
 mod error;
 mod extents;
+mod inventory;
 mod lineage;
 mod pair;
 mod runs;
 mod side;
 
 pub use error::Error;
+pub use inventory::Inventory;
 
 /// Finds what changed in `snapshot` since `base`: two read-only snapshots of one filesystem and one line.
 ///
@@ -47,4 +50,16 @@ pub fn changes(base: &Dir, snapshot: &Dir) -> Result<Changes, Error> {
         .ok_or(Error::FullScan { reason: "the snapshot did not grow from the base" })?;
     let found = pair::compare(&pair::Pair::of(base, old.id, snapshot, new.id, since))?;
     build::changes(found)
+}
+
+/// A snapshot to be put, with the inventory of its tree.
+///
+/// # Errors
+/// The kernel refused.
+pub fn told(snapshot: Dir) -> btrfs::Result<Root> {
+    let inventory = Inventory::of(snapshot.try_clone()?)?;
+    Ok(match inventory {
+        Some(inventory) => Root::told(snapshot.into(), inventory),
+        None => Root::from(std::os::fd::OwnedFd::from(snapshot)),
+    })
 }

@@ -12,6 +12,7 @@
 mod classes;
 mod cost;
 mod fuzz;
+mod inventory;
 mod model;
 mod operations;
 mod planted;

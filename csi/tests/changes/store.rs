@@ -1,15 +1,21 @@
 //! The store as a judge: what it makes of a version and what changed is what it makes of everything.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use btrfs::Dir;
 use cas::objects::MemoryStore;
-use cas::{Cache, Changes, Operation, Parent, Session, Store, WriteOptions, Writer, Written};
+use cas::tree::Root;
+use cas::{
+    Cache, Changes, Operation, Parent, Reader, RestoreOptions, Session, Store, TreeError, WriteOptions,
+    Writer, Written,
+};
 use tokio::runtime::Runtime;
-use types::{Domain, PoolId, SystemClock};
+use types::{Domain, PoolId, SystemClock, VersionId};
 
-/// A store in memory and two writers: one has the parent, the other starts anew each time.
+/// A store in memory and writers: one has the parent, two start anew each time, one of them with the snapshot's inventory.
 pub(crate) struct Judge {
     runtime: Runtime,
     store: Store,
@@ -47,20 +53,48 @@ impl Judge {
         Writer::new(store.clone(), session.clone(), Domain::default_domain(), cache, options)
     }
 
-    /// Puts a snapshot whole, and from the last one with what changed since; says how the two differ.
+    /// Puts a tree whole.
+    pub(crate) fn version(&self, root: Root) -> Result<VersionId, TreeError> {
+        let writer = Self::writer(&self.store, &self.session);
+        self.runtime.block_on(writer.put_told(root, None)).map(|written| written.tree.version)
+    }
+
+    /// Puts a tree whole and makes it again in a new directory.
+    pub(crate) fn restored(&self, root: Root, target: &Path) -> VersionId {
+        let writer = Self::writer(&self.store, &self.session);
+        std::fs::create_dir(target).unwrap();
+        let directory = File::open(target).unwrap().into();
+        self.runtime.block_on(async {
+            let tree = writer.put_told(root, None).await.unwrap().tree;
+            let reader = Reader::new(self.store.clone(), Cache::new(64 << 20));
+            reader.restore(&tree, directory, RestoreOptions::default()).await.unwrap();
+            tree.version
+        })
+    }
+
+    /// Puts a snapshot whole by walking it and by its inventory, and from the last one with what changed since; says how they
+    /// differ.
     pub(crate) fn step(&mut self, snapshot: &Path, changes: Option<Changes>) -> Result<Cost, String> {
-        let open = || File::open(snapshot).unwrap().into();
+        let open = || csi::changes::told(Dir::open(snapshot).unwrap()).unwrap();
+        let walked = OwnedFd::from(File::open(snapshot).unwrap());
         let whole = self
             .runtime
-            .block_on(Self::writer(&self.store, &self.session).put(open(), None))
+            .block_on(Self::writer(&self.store, &self.session).put(walked, None))
             .map_err(|error| format!("whole: {error}"))?;
+        let told = self
+            .runtime
+            .block_on(Self::writer(&self.store, &self.session).put_told(open(), None))
+            .map_err(|error| format!("by its inventory: {error}"))?;
+        if (told.tree.version, told.files, told.bytes) != (whole.tree.version, whole.files, whole.bytes) {
+            return Err(format!("by its inventory: {told:?}\n{whole:?}"));
+        }
         let mut cost = Cost::default();
         let written = match (changes, self.last.take()) {
             (Some(changes), Some(last)) => {
                 let parent = Parent { tree: last.tree, changes };
                 let written = self
                     .runtime
-                    .block_on(self.writer.put(open(), Some(parent)))
+                    .block_on(self.writer.put_told(open(), Some(parent)))
                     .map_err(|error| format!("increment: {error}"))?;
                 cost = Cost { bytes_uploaded: written.bytes_uploaded };
                 written

@@ -79,6 +79,11 @@ impl Volume {
         self.pool.mount_point().join(name)
     }
 
+    /// The last snapshot.
+    pub(crate) fn base(&self) -> PathBuf {
+        self.path(&self.base)
+    }
+
     fn snapshot_of(&mut self, source: &str, readonly: bool) -> String {
         self.made += 1;
         let name = format!("{}-{}", if readonly { "snap" } else { "fork" }, self.made);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use cas::objects::{CallKind, FaultStore, Objects, StoreUrl};
+use cas::tree::Root;
 use cas::{
     Cache, Changes, ChildChange, DirChange, Operation, Parent, Reader, RestoreOptions, Session, Store,
     VersionRef, WriteOptions, Writer,
@@ -126,6 +127,13 @@ fn open(path: &Path) -> Result<OwnedFd> {
     Ok(std::fs::File::open(path).with_context(|| path.display().to_string())?.into())
 }
 
+/// A snapshot as a node puts it, with its inventory; any other directory as it is.
+fn root(path: &Path) -> Result<Root> {
+    let dir = btrfs::Dir::open(path)?;
+    let is_subvolume = btrfs::filesystem::is_btrfs(&dir)? && btrfs::subvolume::is_subvolume(&dir)?;
+    Ok(if is_subvolume { csi::changes::told(dir)? } else { OwnedFd::from(dir).into() })
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let told = match Work::parse() {
@@ -144,7 +152,7 @@ async fn put(source: &Path, store: &str) -> Result<Value> {
     let store = Counted::open(store).await?;
     let (session, _operation) = store.session().await?;
     let meter = Meter::start(&store)?;
-    let written = store.writer(&session).put(open(source)?, None).await?;
+    let written = store.writer(&session).put_told(root(source)?, None).await?;
     meter.stop(json!({
         "tree": serde_json::to_string(&written.tree)?,
         "files": written.files,

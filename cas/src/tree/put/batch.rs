@@ -17,7 +17,7 @@ use crate::tree::error::TreeError;
 use crate::tree::filemap::{self, Cell, Chaining, PageRef};
 use crate::tree::frame::{Compressor, FrameKind};
 use crate::tree::location::{Extent, Location};
-use crate::tree::node::{Item, Metadata};
+use crate::tree::node::{Item, Metadata, Xattr};
 use crate::tree::source::{self, Facts};
 use crate::tree::stored::{Data, INLINE_MAX, Place, SLICE_MAX, StoredNode, Uses};
 
@@ -102,11 +102,21 @@ pub(super) struct FileJob {
     pub(super) dir: Arc<[u8]>,
     pub(super) name: Vec<u8>,
     pub(super) facts: Facts,
+    /// What an inventory told of it: then it does not change.
+    pub(super) frozen: Option<Frozen>,
     /// Its bytes, where they are known without reading.
     pub(super) inline: Option<Bytes>,
     /// What the parent version has under this name.
     pub(super) old: Option<(ContentId, Place<Extent>)>,
     pub(super) done: Option<FileDone>,
+}
+
+/// What an inventory told of a file or directory, beside the facts.
+#[derive(Debug)]
+pub(super) struct Frozen {
+    pub(super) xattrs: Option<Vec<Xattr>>,
+    pub(super) bytes: Option<Bytes>,
+    pub(super) sparse: Option<bool>,
 }
 
 /// A file that was read.
@@ -311,8 +321,45 @@ impl<'a> Worker<'a> {
         None
     }
 
+    /// Reads a file that does not change into the scratch buffer: without opening it, where enough is known.
+    fn read_frozen(&mut self, job: &FileJob, frozen: Frozen) -> Result<(Metadata, bool, usize), TreeError> {
+        let path = || join(&job.dir, &job.name);
+        let inline = frozen.bytes.filter(|bytes| bytes.len() as u64 == job.facts.size);
+        if let (Some(bytes), Some(_), Some(false)) = (&inline, &frozen.xattrs, frozen.sparse)
+            && bytes.len() <= SLICE_BUFFER
+        {
+            self.scratch[..bytes.len()].copy_from_slice(bytes);
+            return Ok((job.facts.metadata(frozen.xattrs.unwrap_or_default()), false, bytes.len()));
+        }
+        let fd = self.open(&job.dir, &job.name)?;
+        let fd = fd.as_fd();
+        let want = usize::try_from(job.facts.size).unwrap_or(usize::MAX).min(self.scratch.len() - 1);
+        let len = source::read_at(fd, &mut self.scratch[..=want], 0)
+            .map_err(|error| TreeError::io("read", &path(), error))?;
+        if len as u64 != job.facts.size {
+            return Err(TreeError::SourceChanged { path: path() });
+        }
+        let xattrs = match frozen.xattrs {
+            Some(xattrs) => xattrs,
+            None => {
+                source::xattrs_of(fd).map_err(|error| TreeError::io("read attributes of", &path(), error))?
+            }
+        };
+        let sparse = match frozen.sparse {
+            Some(sparse) => sparse,
+            None => {
+                let facts = source::facts_of(fd).map_err(|error| TreeError::io("stat", &path(), error))?;
+                source::has_hole(fd, &facts)
+            }
+        };
+        Ok((job.facts.metadata(xattrs), sparse, len))
+    }
+
     /// Reads a file into the scratch buffer, again if it changed meanwhile.
     fn read(&mut self, job: &mut FileJob) -> Result<(Metadata, bool, usize), TreeError> {
+        if let Some(frozen) = job.frozen.take() {
+            return self.read_frozen(job, frozen);
+        }
         let path = || join(&job.dir, &job.name);
         if let Some(inline) = &job.inline
             && inline.len() as u64 == job.facts.size

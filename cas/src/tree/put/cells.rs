@@ -36,7 +36,7 @@ impl Increment<'_> {
             end != (start + (1 << log2)).min(base.size)
                 || ranges.iter().any(|range| range.start < end && range.end > start)
         };
-        let (meta, sparse) = large_facts(self.scanner.root, dir, &name, &facts)?;
+        let (facts, meta, sparse) = large_facts(self.scanner.root, dir, &name, facts, false)?;
         let mut uses = Uses::new();
         for (pack, used) in &map.uses {
             if let Some(pack) = pack {
@@ -167,7 +167,7 @@ impl Increment<'_> {
         old_pages: &[PageRef<Extent>],
     ) -> Result<(), TreeError> {
         let Listed { name, facts, .. } = listed;
-        let (meta, sparse) = large_facts(self.scanner.root, dir, &name, &facts)?;
+        let (facts, meta, sparse) = large_facts(self.scanner.root, dir, &name, facts, false)?;
         let (size, cell_log2, uses) = (facts.size, CELL_LOG2_FINE, Uses::new());
         self.scanner.cutter.event(Event::Large {
             name: name.clone(),

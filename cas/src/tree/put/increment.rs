@@ -265,7 +265,8 @@ impl Increment<'_> {
         if facts.size <= SLICE_MAX {
             let old = Some((base.content, base.place)).filter(|_| !again);
             let (dir, name) = (Arc::clone(dir), listed.name);
-            return self.scanner.cutter.file(linked, FileJob { dir, name, facts, inline, old, done: None });
+            let (frozen, done) = (None, None);
+            return self.scanner.cutter.file(linked, FileJob { dir, name, facts, frozen, inline, old, done });
         }
         let Data::Map(map) = &base.place.data else { return self.scanner.file(dir, listed, linked) };
         let ranges = ranges.unwrap_or_else(|| std::iter::once(0..facts.size).collect());

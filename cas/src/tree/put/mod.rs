@@ -10,6 +10,7 @@ mod large;
 mod level;
 mod line;
 mod links;
+mod open;
 mod packs;
 mod past;
 mod relink;
@@ -38,6 +39,7 @@ use self::increment::Increment;
 use self::level::Level;
 use self::line::Line;
 use self::links::Links;
+use self::open::Taker;
 use self::packs::Packs;
 use self::past::Past;
 use self::relink::relink;
@@ -49,6 +51,7 @@ use super::changes::Changes;
 use super::dedup::{Dedup, Known, KnownDir, Lookup};
 use super::error::TreeError;
 use super::fetch::Fetch;
+use super::inventory::{Inventory, Root};
 use super::location::VersionRef;
 use super::manifest::Manifest;
 use super::stored::Totals;
@@ -57,6 +60,9 @@ use crate::{Session, Store, blocking};
 
 /// Batches on the line for each worker, each at most about 1 MiB of plain bytes.
 const LINE_FOR_A_WORKER: usize = 8;
+
+/// Workers beside one for each processor: so many wait for the disk while the others compress.
+const READING: usize = 2;
 
 /// How a tree is written.
 #[derive(Debug, Clone)]
@@ -74,7 +80,7 @@ pub struct WriteOptions {
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { zstd_level: 3, pack_bytes: 16 << 20, workers: blocking::parallelism(), uploads: 4 }
+        Self { zstd_level: 3, pack_bytes: 16 << 20, workers: blocking::parallelism() + READING, uploads: 4 }
     }
 }
 
@@ -164,12 +170,19 @@ impl Writer {
     /// written. The caller holds a session's operation from before this call until a record names the version.
     /// A directory that is written to meanwhile is an error: put a read-only snapshot.
     pub async fn put(&self, root: OwnedFd, parent: Option<Parent>) -> Result<Written, TreeError> {
+        self.put_told(root.into(), parent).await
+    }
+
+    /// The same of a directory with an inventory: what that tells of is not looked at, and a file only opened where its
+    /// bytes are not told.
+    pub async fn put_told(&self, root: Root, parent: Option<Parent>) -> Result<Written, TreeError> {
         let level = Arc::new(Level::of(self.options.zstd_level, parent.is_none()));
         let (sender, mut packs) = mpsc::channel(1);
         let fetch = Fetch::new(Arc::clone(self.store.objects()), Arc::clone(&self.cache));
         let lookup = Lookup::new(self.dedup.clone(), fetch.clone(), self.domain.clone(), Handle::current());
+        let Root { fd, inventory } = root;
         let shop = Shop {
-            root,
+            root: fd,
             lookup,
             packs: Arc::new(Packs::new(
                 self.session.clone(),
@@ -185,8 +198,14 @@ impl Writer {
             level: Arc::clone(&level),
         };
         let base = parent.as_ref().map(|parent| parent.tree.clone());
-        let job =
-            Put { shop, fetch, parent, workers: self.options.workers.max(1), runtime: Handle::current() };
+        let job = Put {
+            shop,
+            inventory,
+            fetch,
+            parent,
+            workers: self.options.workers.max(1),
+            runtime: Handle::current(),
+        };
         let mut work = pin!(lead(move || job.run()));
         let mut uploads = FuturesUnordered::new();
         let (mut bytes_uploaded, mut objects_written) = (0, 0);
@@ -309,6 +328,7 @@ impl Done {
 #[derive(Debug)]
 struct Put {
     shop: Shop,
+    inventory: Option<Arc<dyn Inventory>>,
     fetch: Fetch,
     parent: Option<Parent>,
     workers: usize,
@@ -359,7 +379,8 @@ impl Put {
     fn scan(&self, line: &Line<Batch>, emptied: &Emptied) -> Result<(), TreeError> {
         let root = &self.shop.root;
         let seen = Links::Seen(HashMap::new());
-        let mut scanner = Scanner { root, cutter: Cutter::new(line), links: seen };
+        let taker = Taker::new(root, self.inventory.as_deref())?;
+        let mut scanner = Scanner { root, taker, cutter: Cutter::new(line), links: seen };
         match &self.parent {
             None => {
                 scanner.walk(b"", b"")?;

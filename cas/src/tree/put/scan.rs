@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
-use super::batch::{BUNDLE_MAX, BUNDLED_MAX, Batch, Event, FileJob, Job, PieceJob, join};
+use super::batch::{BUNDLE_MAX, BUNDLED_MAX, Batch, Event, FileJob, Frozen, Job, PieceJob, join};
 use super::line::Line;
 use super::links::Links;
+use super::open::{Open, Taker};
 use crate::tree::error::TreeError;
 use crate::tree::filemap::{CELL_LOG2_DEFAULT, FRAME_CELLS};
 use crate::tree::node::{Item, Metadata, PATH_MAX, Xattr};
@@ -29,8 +30,10 @@ pub(super) struct Listed {
     pub(super) name: Vec<u8>,
     pub(super) facts: Facts,
     /// Of what cannot be opened: its attributes, and a link's target.
-    xattrs: Vec<Xattr>,
-    target: Vec<u8>,
+    pub(super) xattrs: Vec<Xattr>,
+    pub(super) target: Vec<u8>,
+    /// Of a file or directory that an inventory told of.
+    pub(super) frozen: Option<Frozen>,
 }
 
 /// A directory that was listed.
@@ -143,7 +146,7 @@ pub(super) fn look(dir: BorrowedFd<'_>, path: &[u8], name: Vec<u8>) -> Result<Li
             });
         }
     }
-    Ok(Listed { name, facts, xattrs, target })
+    Ok(Listed { name, facts, xattrs, target, frozen: None })
 }
 
 impl Listed {
@@ -169,6 +172,7 @@ impl Listed {
 #[derive(Debug)]
 pub(super) struct Scanner<'a> {
     pub(super) root: &'a OwnedFd,
+    pub(super) taker: Taker<'a>,
     pub(super) cutter: Cutter<'a>,
     pub(super) links: Links,
 }
@@ -176,19 +180,21 @@ pub(super) struct Scanner<'a> {
 impl Scanner<'_> {
     /// Walks the directory `path`, which stands in its parent as `name`.
     pub(super) fn walk(&mut self, path: &[u8], name: &[u8]) -> Result<(), TreeError> {
-        let mut stack = vec![self.enter(path.into(), name)?];
-        while let Some((path, entries)) = stack.last_mut() {
-            match entries.next() {
+        let first = self.taker.open(path.into(), None)?;
+        let mut stack = vec![self.enter(name, first)?];
+        while let Some(open) = stack.last_mut() {
+            match self.taker.next(open)? {
                 None => {
                     stack.pop();
                     self.cutter.event(Event::Leave)?;
                 }
                 Some(listed) if listed.facts.kind == FileType::Directory => {
-                    let below = self.enter(join(path, &listed.name).into(), &listed.name)?;
-                    stack.push(below);
+                    let name = listed.name.clone();
+                    let below = self.taker.open(join(&open.path, &name).into(), Some(listed))?;
+                    stack.push(self.enter(&name, below)?);
                 }
                 Some(listed) => {
-                    let path = Arc::clone(path);
+                    let path = Arc::clone(&open.path);
                     self.entry(&path, listed)?;
                 }
             }
@@ -196,14 +202,9 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    fn enter(
-        &mut self,
-        path: Arc<[u8]>,
-        name: &[u8],
-    ) -> Result<(Arc<[u8]>, std::vec::IntoIter<Listed>), TreeError> {
-        let listing = list(self.root.as_fd(), &path)?;
-        self.cutter.event(Event::Enter { name: name.to_vec(), meta: listing.meta, base: None, old: None })?;
-        Ok((path, listing.entries.into_iter()))
+    fn enter(&mut self, name: &[u8], (meta, open): (Metadata, Open)) -> Result<Open, TreeError> {
+        self.cutter.event(Event::Enter { name: name.to_vec(), meta, base: None, old: None })?;
+        Ok(open)
     }
 
     /// Takes one name that is not a directory.
@@ -234,14 +235,12 @@ impl Scanner<'_> {
 
     /// Reads a regular file whole.
     pub(super) fn file(&mut self, dir: &Arc<[u8]>, listed: Listed, linked: bool) -> Result<(), TreeError> {
-        let Listed { name, facts, .. } = listed;
+        let Listed { name, facts, frozen, .. } = listed;
         if facts.size <= SLICE_MAX {
-            let dir = Arc::clone(dir);
-            return self
-                .cutter
-                .file(linked, FileJob { dir, name, facts, inline: None, old: None, done: None });
+            let (dir, inline, old, done) = (Arc::clone(dir), None, None, None);
+            return self.cutter.file(linked, FileJob { dir, name, facts, frozen, inline, old, done });
         }
-        let (meta, sparse) = large_facts(self.root, dir, &name, &facts)?;
+        let (facts, meta, sparse) = large_facts(self.root, dir, &name, facts, frozen.is_some())?;
         let cell_log2 = CELL_LOG2_DEFAULT;
         let size = facts.size;
         let uses = Uses::new();
@@ -276,17 +275,24 @@ impl Scanner<'_> {
     }
 }
 
-/// Opens a large file for what is not in its pieces: attributes and if it has holes.
+/// Opens a large file for what is not in its pieces: attributes and if it has holes; and all that `stat` says of it,
+/// where that is `told` by an inventory.
 pub(super) fn large_facts(
     root: &OwnedFd,
     dir: &[u8],
     name: &[u8],
-    facts: &Facts,
-) -> Result<(Metadata, bool), TreeError> {
+    facts: Facts,
+    told: bool,
+) -> Result<(Facts, Metadata, bool), TreeError> {
     let path = || join(dir, name);
     let dir = source::open_dir(root.as_fd(), dir)?;
     let fd = source::open_file(dir.as_fd(), name).map_err(|error| TreeError::io("open", &path(), error))?;
     let xattrs =
         source::xattrs_of(fd.as_fd()).map_err(|error| TreeError::io("read attributes of", &path(), error))?;
-    Ok((facts.metadata(xattrs), source::has_hole(fd.as_fd(), facts)))
+    let facts = if told {
+        source::facts_of(fd.as_fd()).map_err(|error| TreeError::io("stat", &path(), error))?
+    } else {
+        facts
+    };
+    Ok((facts, facts.metadata(xattrs), source::has_hole(fd.as_fd(), &facts)))
 }
