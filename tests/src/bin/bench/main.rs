@@ -14,6 +14,7 @@ mod encoded;
 mod fork;
 mod list;
 mod sibling;
+mod siblings;
 mod similar;
 mod store;
 mod sweep;
@@ -80,7 +81,7 @@ enum Group {
     Similar,
     /// Postgres under pgbench, against its changed pages.
     Database,
-    /// A long history; a cold read.
+    /// A long history; many siblings; a cold read.
     Cost,
     /// A restore with and without `ENCODED_WRITE` and reflinks.
     Encoded,
@@ -169,6 +170,7 @@ async fn on_data(arguments: &Arguments, place: &Path) -> Result<Vec<Figure>> {
     if arguments.wants(Group::Cost) {
         figures.extend(shown(bench.cold_read(&source)?));
         figures.extend(shown(bench.history()?));
+        figures.extend(shown(siblings::siblings().await?));
     }
     if arguments.wants(Group::Encoded) {
         figures.extend(shown(bench.encoded(&source, arguments.repetitions)?));
