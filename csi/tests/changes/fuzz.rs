@@ -77,5 +77,7 @@ fn fuzz(nest: bool) {
         "{rounds} rounds, {operations} operations, {read} files read, {uploaded} bytes uploaded, {full_scans} full scans, {:?}",
         begun.elapsed()
     );
+    let unplayable = volume.unplayable();
+    assert!(unplayable * 100 <= rounds, "{unplayable} of {rounds} streams could not be replayed");
     assert!(full_scans * 20 <= rounds, "{full_scans} of {rounds} needed a full scan");
 }

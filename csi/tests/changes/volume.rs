@@ -79,6 +79,11 @@ impl Volume {
         self.pool.mount_point().join(name)
     }
 
+    /// Steps of which `btrfs send` made a stream that cannot be replayed.
+    pub(crate) fn unplayable(&self) -> u64 {
+        self.replay.as_ref().map_or(0, |replay| replay.unplayable)
+    }
+
     /// The last snapshot.
     pub(crate) fn base(&self) -> PathBuf {
         self.path(&self.base)
