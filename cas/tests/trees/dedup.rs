@@ -263,7 +263,7 @@ async fn somebody_who_never_answers_is_asked_once() {
         })
     });
     let (first, _first) = node.put("a", one.path()).await;
-    let workers = cas::WriteOptions::default().workers;
+    let workers = WriteOptions::default().workers;
     assert!(asked.load(Ordering::Relaxed) <= workers, "they may ask at the same time");
     node.whole(&first.tree).await;
 }
