@@ -239,23 +239,21 @@ impl Node {
         let (id, tree) = (record.id.clone(), head.tree.clone());
         let (from, loan) = match nearest {
             Nearest::Same(loan) => (Seed::Snapshot(loan.place().clone()), Some(loan)),
-            nearest => {
+            nearest @ (Nearest::Relative(..) | Nearest::Nothing) => {
                 // Without a limit while it is filled.
                 let staged = self.materialise_from(nearest, record, &tree, account.group()).await?;
                 (Seed::Staged(staged.name), None)
             }
         };
-        let staged = if let Seed::Staged(name) = &from { Some(name.clone()) } else { None };
+        let staged = match &from {
+            Seed::Staged(name) => Some(name.clone()),
+            Seed::Snapshot(_) => None,
+        };
         let grown = self.pool().run(move |root| grow(root, &id, about, tree, &from, charge)).await;
-        match (grown, staged) {
-            (Ok(grown), _) => Ok(Grown { loan, ..grown }),
-            (Err(error), staged) => {
-                if let Some(staged) = staged {
-                    self.unstage(&staged).await;
-                }
-                Err(error)
-            }
+        if let (Err(_), Some(staged)) = (&grown, &staged) {
+            self.unstage(staged).await;
         }
+        Ok(Grown { loan, ..grown? })
     }
 
     /// Makes the record this session's. What of the copy is not on disk yet goes there while the store answers.
