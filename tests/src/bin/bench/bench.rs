@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use btrfs::Dir;
 use proto::hub::{CreateVolumeRequest, DeleteVolumeRequest, TriggerSyncRequest};
 use tests::cluster::Handle;
@@ -98,6 +99,17 @@ pub(crate) fn pool_path(source: &Source) -> PathBuf {
 
 pub(crate) fn pool_of(source: &Source) -> Result<Dir> {
     Ok(Dir::open(pool_path(source))?)
+}
+
+/// Waits until no deleted subvolume is left in the tree of roots.
+pub(crate) async fn drained(pool: &Dir, patience: Duration) -> Result<()> {
+    let started = Instant::now();
+    while btrfs::subvolume::roots(pool)?.iter().any(|root| root.deleted) || btrfs::cleaner::queued(pool)? > 0
+    {
+        ensure!(started.elapsed() < patience, "the cleaner is not done after {patience:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// Files and their bytes below a directory.

@@ -19,7 +19,7 @@ use tests::cluster::{Cluster, Handle, Options, unix_channel};
 use tests::figures::{Figure, Target, median, millis, p99};
 use tonic::transport::Channel;
 
-use crate::bench::{pool_root, run};
+use crate::bench::{drained, pool_root, run};
 
 const NODE: &str = "node-1";
 const CLONES: usize = 500;
@@ -298,17 +298,6 @@ fn slowest(times: &[Duration]) -> String {
     numbered.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
     let shown = numbered.iter().take(5).map(|(number, took)| format!("#{number} {:.1} ms", millis(*took)));
     shown.collect::<Vec<_>>().join(", ")
-}
-
-/// Waits until no deleted subvolume is left in the tree of roots.
-async fn drained(pool: &Dir, patience: Duration) -> Result<()> {
-    let started = Instant::now();
-    while btrfs::subvolume::roots(pool)?.iter().any(|root| root.deleted) || btrfs::cleaner::queued(pool)? > 0
-    {
-        ensure!(started.elapsed() < patience, "the cleaner is not done after {patience:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
 }
 
 /// Publications by themselves, then publications, stats and creates while a large volume is being restored.
