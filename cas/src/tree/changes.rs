@@ -12,7 +12,8 @@ use types::VolumePath;
 pub struct Changes {
     /// The root directory.
     pub root: DirChange,
-    /// By inode, all names of every changed inode that has several, in tree order.
+    /// By inode, all names of every changed inode that has several, in tree order. What stands below a new directory
+    /// counts as changed: that is read whole, whatever was moved into it.
     pub links: BTreeMap<u64, Vec<VolumePath>>,
 }
 

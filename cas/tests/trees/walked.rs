@@ -102,7 +102,13 @@ pub fn changes(before: &Walked, after: &Walked) -> Changes {
         };
         let same = old.first().is_some_and(|old| before[old] == *seen)
             && entries(&old, before) == entries(&names, after);
-        if !same {
+        // A directory that is new is read whole, whatever was moved into it.
+        let is_new = |dir: &[u8]| !both.inodes.contains_key(&after[dir].inode);
+        let below_new = names.iter().any(|name| {
+            let slashes = name.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+            slashes.map(|(slash, _)| &name[..slash]).any(is_new)
+        });
+        if !same || below_new {
             names.sort_by(|left, right| tree_order(left, right));
             changes.links.insert(inode, names.iter().map(|name| VolumePath::parse(name).unwrap()).collect());
         }
