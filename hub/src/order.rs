@@ -23,6 +23,10 @@ use crate::view::head_version;
 /// How often a delete looks again for a node that can do it, and a restore at what it is decided on.
 const ROUNDS: usize = 2;
 
+/// How often a node is told to drop a copy that another operation has, and how long between.
+const TELLS: usize = 10;
+const TELL_AGAIN: Duration = Duration::from_secs(1);
+
 /// The owner of a volume, or nobody where it sleeps. A dead owner is an error: taking a volume over loses what that node
 /// had not synced, and nobody asked for that here. A silent one is waited for, at most `bound`.
 pub(crate) async fn owner(hub: &Hub, record: &Record, bound: Duration) -> Result<Option<LiveNode>, Error> {
@@ -239,26 +243,43 @@ async fn remove(hub: &Arc<Hub>, volume: &VolumeId, expected: &Attributes) -> Res
 /// finds the tombstone when it looks.
 fn tell_holders(hub: &Arc<Hub>, record: &Record, told: &NodeName) {
     let version = head_version(record);
+    // The record knows of copies that a node has not told of yet, and the nodes of templates, which no record names.
     let holds = |node: &LiveNode| {
         node.name() != told
-            && (node.has_content(&record.id, None) || node.has_content(&record.id, version.as_ref()))
+            && (record.holders.contains(&node.introduction.session.pool)
+                || node.has_content(&record.id, version.as_ref()))
     };
     for node in hub.nodes.live().into_iter().filter(holds) {
         let (owned, volume, stop) = (Arc::clone(hub), record.id.clone(), hub.stop.clone());
         hub.tasks.spawn(async move {
-            let request = wire::DeleteVolumeRequest {
-                volume_id: volume.to_string(),
-                copy_only: true,
-                ..wire::DeleteVolumeRequest::default()
-            };
-            let dropped = owned.order(&node, "drop a copy", request, |mut client, request| async move {
-                client.delete_volume(request).await
-            });
-            if let Some(Err(error)) = stop.run_until_cancelled(dropped).await {
+            if let Some(Err(error)) = stop.run_until_cancelled(drop_copy(&owned, &node, &volume)).await {
                 tracing::debug!(%volume, node = %node.name(), %error, "a copy of a deleted volume stays for now");
             }
         });
     }
+}
+
+/// Has a node drop what it has of a deleted record. Another operation there may have it for a moment.
+async fn drop_copy(hub: &Hub, node: &LiveNode, volume: &VolumeId) -> Result<(), Error> {
+    for _ in 1..TELLS {
+        match ask_to_drop(hub, node, volume).await {
+            Err(error) if error.kind() == Kind::Aborted => tokio::time::sleep(TELL_AGAIN).await,
+            told => return told,
+        }
+    }
+    ask_to_drop(hub, node, volume).await
+}
+
+async fn ask_to_drop(hub: &Hub, node: &LiveNode, volume: &VolumeId) -> Result<(), Error> {
+    let request = wire::DeleteVolumeRequest {
+        volume_id: volume.to_string(),
+        copy_only: true,
+        ..wire::DeleteVolumeRequest::default()
+    };
+    let dropped = hub.order(node, "drop a copy", request, |mut client, request| async move {
+        client.delete_volume(request).await
+    });
+    dropped.await.map(drop)
 }
 
 /// Takes away the name that leads to a record that is deleted. It goes last: whoever repeats a deletion that was cut short
