@@ -54,6 +54,10 @@ fn full(what: &str, fill: &str) -> Result<()> {
     cluster.write("shop:page.html", b"one")?;
     let synced = cluster.json(&["sync", "shop"])?;
     cluster.json(&["create", "filler", "--quota", "unlimited"])?;
+    // Metadata must not take the last of what data could have, or data is full first: a file keeps data's part open.
+    run(Command::new("bash")
+        .args(["-c", "head -c 64M /dev/urandom > \"$0\"/part && sync -f \"$0\" && fallocate -p -o 0 -l 60M \"$0\"/part"])
+        .arg(cluster.path("filler")?))?;
     // `doctor` exits with 1 and says which of the two it is. The kernel gives room back for a moment after it has refused.
     let end = Instant::now() + Duration::from_secs(60);
     loop {
