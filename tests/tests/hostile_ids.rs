@@ -77,8 +77,9 @@ fn codes(call: &str) -> &'static [Code] {
         | "ValidateVolumeCapabilities"
         | "GetSnapshot"
         | "ControllerGetVolume"
-        | "ControllerModifyVolume"
         | "GetVolumeGroupSnapshot" => &[NotFound],
+        // A volume at its limit has no room for a property; the general scheme has that.
+        "ControllerModifyVolume" => &[NotFound, ResourceExhausted],
         _ => &[],
     }
 }
