@@ -189,7 +189,8 @@ impl Node {
         self.put_on_shelf(&found);
         self.load_one(found).await?;
         let Some(volume) = self.volumes().find(id) else { return Ok(None) };
-        self.settle_locked(&volume).await?;
+        // What stays, because it is mounted or nobody can say what it is, is in the way of any other tree.
+        self.clear_the_way(&volume).await?;
         Ok(self
             .volumes()
             .find(id)

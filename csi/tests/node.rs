@@ -661,6 +661,39 @@ async fn a_move_takes_only_the_difference_when_the_head_was_prefetched() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acquire_never_touches_a_tree_that_is_in_its_place() {
+    if !has_btrfs() {
+        return;
+    }
+    let (store, _) = store().await;
+    let (pool_a, pool_b) = (TestPool::new("node-a"), TestPool::new("node-b"));
+    let (a, b) = (pool_a.start(&store).await, pool_b.start(&store).await);
+    a.create(request("vol-1")).await.unwrap();
+    let late = live(&a, "vol-1").join("late");
+    std::fs::write(&late, "in no version").unwrap();
+    let target = tempfile::tempdir().unwrap();
+    sh(&format!("mount --bind {} {}", live(&a, "vol-1").display(), target.path().display()));
+    b.acquire(&id("vol-1"), true).await.unwrap();
+    std::fs::write(live(&b, "vol-1").join("on-b"), "x").unwrap();
+    b.release(&id("vol-1"), false).await.unwrap();
+    // Its place is lost, the mount keeps the tree, and nobody in this process knows of it.
+    a.volumes().remove(&id("vol-1"));
+    let error = a.acquire(&id("vol-1"), false).await.unwrap_err();
+    assert_eq!(std::fs::read_to_string(&late).ok().as_deref(), Some("in no version"), "{error}");
+    assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    let record = cas::record::get(&store, &id("vol-1")).await.unwrap().value;
+    assert_eq!(record.owner, None, "it was not taken for a tree that cannot be put in its place");
+    sh(&format!("umount {}", target.path().display()));
+    // Then what was written late is kept, and the head comes.
+    a.acquire(&id("vol-1"), false).await.unwrap();
+    assert_eq!(names(live(&a, "vol-1")), ["on-b"]);
+    let records = cas::record::list(&store).await.unwrap();
+    assert!(records.iter().any(|record| record.value.kind == cas::RecordKind::Orphan), "{records:?}");
+    stop(a).await;
+    stop(b).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waking_where_the_version_is_takes_one_commit_and_failing_leaves_the_relative() {
     if !has_btrfs() {
         return;
