@@ -10,8 +10,9 @@
 
 use std::sync::Arc;
 
-use btrfs::GroupId;
+use btrfs::{Dir, GroupId};
 use cas::Record;
+use types::VolumeId;
 
 use crate::about::About;
 use crate::error::Error;
@@ -56,6 +57,20 @@ impl Account {
 fn choose(about: &About, record: &Record, grows_from_it: bool) -> Option<Account> {
     let group = about.group.filter(|_| grows_from_it && about.birth == record.birth)?;
     Some(Account::Kept { group: local::group(group), offset_bytes: about.offset_bytes })
+}
+
+/// Measures what a copy's group is charged here beyond the `charged` bytes that count for it.
+pub(crate) fn measured(root: &Dir, about: About, charged: u64) -> Result<About, Error> {
+    let used = local::used(root, &about)?;
+    let offset_bytes = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub_unsigned(charged);
+    Ok(About { offset_bytes, ..about })
+}
+
+/// Sets the limit that the facts of a copy ask for, and keeps those.
+pub(crate) fn enforce(root: &Dir, id: &VolumeId, about: About) -> Result<About, Error> {
+    local::limit(root, &about, about.kernel_limit())?;
+    local::set_about(root, id, &about)?;
+    Ok(about)
 }
 
 impl Node {

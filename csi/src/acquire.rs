@@ -12,9 +12,8 @@ use futures::future::BoxFuture;
 use types::{MemberName, VolumeId};
 
 use crate::about::About;
-use crate::account::Account;
+use crate::account::{Account, enforce, measured};
 use crate::basis::Basis;
-use crate::create::{enforce, measured};
 use crate::error::Error;
 use crate::layout::Place;
 use crate::local;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use btrfs::{Dir, GroupId};
+use btrfs::GroupId;
 use cas::entry::data_head;
 use cas::lifecycle::{self, Confirmed};
 use cas::record::{NewRecord, Origin, Quota, RecordKind, State};
@@ -12,6 +12,7 @@ use cas::{Claim, Operation, Record, Session, Stored, VersionRef, references, tim
 use types::{Birth, Change, Domain, EntryId, MemberName, PackId, RequestId, VersionId, VolumeId};
 
 use crate::about::About;
+use crate::account::{enforce, measured};
 use crate::error::Error;
 use crate::layout::STAGING;
 use crate::local::{self, Taken};
@@ -65,20 +66,6 @@ impl Created {
 /// A new tree with its version, in its place, not yet in the record.
 struct Built {
     base: Base,
-}
-
-/// Measures what a copy's group is charged here beyond the `charged` bytes that count for it.
-pub(crate) fn measured(root: &Dir, about: About, charged: u64) -> Result<About, Error> {
-    let used = local::used(root, &about)?;
-    let offset_bytes = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub_unsigned(charged);
-    Ok(About { offset_bytes, ..about })
-}
-
-/// Sets the limit that the facts of a copy ask for, and keeps those.
-pub(crate) fn enforce(root: &Dir, id: &VolumeId, about: About) -> Result<About, Error> {
-    local::limit(root, &about, about.kernel_limit())?;
-    local::set_about(root, id, &about)?;
-    Ok(about)
 }
 
 impl Node {
