@@ -13,11 +13,11 @@ use cas::{Claim, Operation, Session};
 use types::{Birth, Change, VolumeId};
 
 use crate::about::{About, make_link};
-use crate::clone::{Roots, clone};
+use crate::clone::Roots;
 use crate::create::{CreateRequest, Created};
 use crate::deaths::{Point, pass};
 use crate::error::Error;
-use crate::layout::{BASE, DATA, Place, SNAP, VOLUMES};
+use crate::layout::{BASE, Place, SNAP, VOLUMES};
 use crate::local;
 use crate::node::Node;
 use crate::pool::remove_tree;
@@ -197,14 +197,11 @@ fn grow(
     pass(Point::AboutSet)?;
     make_link(directory, BASE, &from.link())?;
     pass(Point::BaseSet)?;
-    let cloned = clone(&source, directory, DATA, false, *group)?;
-    pass(Point::Planted)?;
-    let nested = cloned.marks.len() > 1;
-    if quota && nested {
-        about.offset_bytes *= i64::try_from(cloned.marks.len()).unwrap_or(i64::MAX);
+    let roots = local::plant(directory, &source, *group)?;
+    if quota && roots.len() > 1 {
+        about.offset_bytes *= i64::try_from(roots.len()).unwrap_or(i64::MAX);
         local::limit(root, &about, about.kernel_limit())?;
         about.write(directory)?;
     }
-    let roots = if nested { local::roots(&cloned.dir)? } else { cloned.marks };
     Ok(Planted { about, base: local::marks(&source)?.uuid, roots })
 }

@@ -212,11 +212,19 @@ pub fn grow_clone(root: &Dir, id: &VolumeId, about: &About, from: &Place) -> Res
     let directory = make_directory(root, id)?;
     set_about(root, id, about)?;
     set_base(root, id, from)?;
-    let cloned = clone(&source, &directory, DATA, false, about.group.map(group))?;
-    pass(Point::Planted)?;
-    let nested = cloned.marks.len() > 1;
-    let roots = if nested { roots(&cloned.dir)? } else { cloned.marks };
+    let roots = plant(&directory, &source, about.group.map(group))?;
     Ok(Grown { place: from.clone(), uuid: marks(&source)?.uuid, roots })
+}
+
+/// Makes a snapshot's clone the live tree in a volume's directory, and tells when something last changed in it.
+///
+/// # Errors
+/// There is a live tree already, or the kernel refused.
+pub fn plant(directory: &Dir, source: &Dir, group: Option<GroupId>) -> Result<Roots, Error> {
+    let cloned = clone(source, directory, DATA, false, group)?;
+    pass(Point::Planted)?;
+    // Putting nested subvolumes into their places was a change, after those that the clone tells of.
+    if cloned.marks.len() > 1 { roots(&cloned.dir) } else { Ok(cloned.marks) }
 }
 
 /// Puts what was staged into its place as the volume's live tree, and takes the snapshot of it that is its base. The
@@ -244,7 +252,7 @@ pub fn grow_staged(
     }
     let mut name = version.to_string();
     if snap.exists(&name)? {
-        name = format!("{version}.{}", layout::fresh());
+        name = second_name(version);
     }
     let place = Place::snapshot(id, &name);
     // It leads nowhere until the snapshot is there, and goes to disk with it.
@@ -279,13 +287,18 @@ pub fn name_taken(
         Ok(()) => {}
         // The same tree was here before (A, B, A). Both stay until nobody needs the older one.
         Err(error) if error.is(Errno::EEXIST) => {
-            name = format!("{version}.{}", layout::fresh());
+            name = second_name(version);
             snap.rename(taken, &snap, &name)?;
         }
         Err(error) => return Err(error.into()),
     }
     pass(Point::SnapshotNamed)?;
     Ok(Place::snapshot(id, &name))
+}
+
+/// A name for a snapshot whose tree was here before.
+fn second_name(version: &types::VersionId) -> String {
+    format!("{version}.{}", layout::fresh())
 }
 
 /// Notes what live grew from.
