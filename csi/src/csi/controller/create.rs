@@ -77,22 +77,15 @@ struct Wanted<'a> {
 /// Whether a look at what there is may answer better than an error of this kind: the name may be another volume's, or the
 /// rooms others than they were.
 fn may_be_otherwise(kind: Kind) -> bool {
-    match kind {
+    matches!(
+        kind,
         Kind::AlreadyExists
-        | Kind::FailedPrecondition
-        | Kind::NotFound
-        | Kind::OutOfRange
-        | Kind::InvalidArgument
-        | Kind::ResourceExhausted => true,
-        Kind::Aborted
-        | Kind::Unavailable
-        | Kind::DeadlineExceeded
-        | Kind::Cancelled
-        | Kind::PermissionDenied
-        | Kind::DataLoss
-        | Kind::Unimplemented
-        | Kind::Internal => false,
-    }
+            | Kind::FailedPrecondition
+            | Kind::NotFound
+            | Kind::OutOfRange
+            | Kind::InvalidArgument
+            | Kind::ResourceExhausted
+    )
 }
 
 impl CsiController {
