@@ -21,7 +21,7 @@ use csi::seal::SealRequest;
 use csi::sync::SyncRequest;
 use futures::FutureExt as _;
 use types::Change;
-use world::{Operation, STEPS, World, life, nothing};
+use world::{Check, Operation, STEPS, World, life, nothing};
 
 #[test]
 fn no_step_on_the_pool_is_there_at_which_no_operation_dies() {
@@ -217,30 +217,21 @@ fn a_kill_inside_a_release_or_acquire_keeps_one_owner_and_every_byte() {
             .boxed()
         },
     );
-    world.enumerate(
-        "acquire",
-        |node, name| async move { drop(node.release(&id(&name), false).await.unwrap()) }.boxed(),
-        |node, name| async move { drop(node.acquire(&id(&name), false).await) }.boxed(),
-        |world, node, name| {
-            async move {
-                node.acquire(&id(&name), false).await.unwrap();
-                world.assert_same(&node, &name);
-            }
-            .boxed()
-        },
-    );
-    world.enumerate(
-        "reacquire",
-        |node, name| async move { drop(node.release(&id(&name), true).await.unwrap()) }.boxed(),
-        |node, name| async move { drop(node.acquire(&id(&name), false).await) }.boxed(),
-        |world, node, name| {
-            async move {
-                node.acquire(&id(&name), false).await.unwrap();
-                world.assert_same(&node, &name);
-            }
-            .boxed()
-        },
-    );
+    let acquire: Operation = |node, name| async move { drop(node.acquire(&id(&name), false).await) }.boxed();
+    let is_the_same: Check = |world, node, name| {
+        async move {
+            node.acquire(&id(&name), false).await.unwrap();
+            world.assert_same(&node, &name);
+        }
+        .boxed()
+    };
+    // From the store, and from the snapshot that the release left.
+    let all: Operation =
+        |node, name| async move { drop(node.release(&id(&name), false).await.unwrap()) }.boxed();
+    let but_a_copy: Operation =
+        |node, name| async move { drop(node.release(&id(&name), true).await.unwrap()) }.boxed();
+    world.enumerate("acquire", all, acquire, is_the_same);
+    world.enumerate("reacquire", but_a_copy, acquire, is_the_same);
 }
 
 #[test]
