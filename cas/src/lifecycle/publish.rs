@@ -41,8 +41,10 @@ pub struct Published {
 /// Publishes by U(G, head := heads, entry, thin).
 ///
 /// A sync that changed nothing writes nothing and is `Already`. With another role it makes a new entry of the same version,
-/// unless the head says the same with the same label: that is a call whose answer was lost. [`Error::Lost`] means that live becomes an orphan ([`super::make_orphan`]); [`Error::Unsettled`] that it is not
-/// known yet, and that the next call on this volume finds out.
+/// unless the head says the same with the same label: that is a call whose answer was lost.
+///
+/// [`Error::Lost`] means that live becomes an orphan ([`super::make_orphan`]); [`Error::Unsettled`] that it is not known
+/// yet, and that the next call on this volume finds out.
 pub async fn publish(
     operation: &Operation,
     claim: &Claim,
