@@ -711,7 +711,9 @@ async fn waking_where_the_version_is_takes_one_commit_and_failing_leaves_the_rel
     let mut woken = Vec::new();
     for round in 0..5 {
         node.release(&id("vol-1"), true).await.unwrap();
-        let relative = node.volumes().get(&id("vol-1")).unwrap().facts();
+        let link = |name| std::fs::read_link(pool.mount().join("volumes/vol-1").join(name)).unwrap();
+        let on_disk = || ["about", "base"].map(link);
+        let (relative, was) = (node.volumes().get(&id("vol-1")).unwrap().facts(), on_disk());
         faults.plan(|call| {
             if call.kind == CallKind::Put && call.key.starts_with("vol/") {
                 Fault::Unavailable
@@ -723,6 +725,7 @@ async fn waking_where_the_version_is_takes_one_commit_and_failing_leaves_the_rel
         faults.heal();
         let left = node.volumes().get(&id("vol-1")).unwrap().facts();
         assert_eq!((left.standing, left.base), (relative.standing, relative.base), "round {round}");
+        assert_eq!(on_disk(), was, "round {round}");
         assert!(!live(&node, "vol-1").exists(), "what nobody owns is not in its place");
         btrfs::commit::sync_all(&root).unwrap();
         let before = btrfs::commit::count(&root).unwrap();
